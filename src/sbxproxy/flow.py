@@ -1,0 +1,58 @@
+"""One connection of one sandbox, from accept to close."""
+
+from __future__ import annotations
+
+__all__ = ["Flow"]
+
+import itertools
+from dataclasses import dataclass, field
+
+import trio
+
+from sbxproxy.address import IPAddress
+from sbxproxy.policy.decision import Decision, Facts
+
+_ids = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Flow:
+    """What is known of one connection, filled in as it goes; its sandbox's table of live flows holds it until it ends.
+
+    Plugins read it; only the core writes it.
+
+    Attributes:
+        sandbox: the sandbox's name.
+        front: how the client named its target: ``connect``, ``socks5``, ``http``, ``proxy-protocol``, ``stream``.
+        facts: what it was, or will be, judged on.
+        decision: what was decided last; ``None`` until then.
+        address: the address connected to; ``None`` until then.
+        bytes_up: bytes relayed from the client, not counting what the front read for itself.
+        bytes_down: bytes relayed to the client.
+        requests: requests on an inspected connection.
+        scope: cancelling it ends the flow; set by the core while the flow runs.
+        ended: why it ended (``eof``, ``denied``, ``idle``, ``policy-changed``, …); empty while it lives.
+        started: ``trio.current_time()`` at accept.
+        id: unique in this process, ascending.
+        finished: set once everything of the flow is closed.
+    """
+
+    sandbox: str
+    front: str
+    facts: Facts
+    decision: Decision | None = None
+    address: IPAddress | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    requests: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope, repr=False)
+    ended: str = ""
+    started: float = field(default_factory=trio.current_time)
+    id: int = field(default_factory=lambda: next(_ids))
+    finished: trio.Event = field(default_factory=trio.Event, repr=False)
+
+    def cut(self, why: str) -> None:
+        """End the flow now; the first reason given stands."""
+        if not self.ended:
+            self.ended = why
+        self.scope.cancel(reason=why)

@@ -1,0 +1,108 @@
+"""The operator's settings: trusted with the host, fixed for a proxy's life, nothing read from the environment.
+
+Policy authors and sandboxed programs have no say here. Every bound carries its reason, so that a reader can change it knowingly.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Limits", "Settings"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sbxproxy.address import IPAddress, IPNetwork
+from sbxproxy.hostname import Hostname
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what one proxy and each of its sandboxes may hold. Times in seconds, sizes in bytes.
+
+    Attributes:
+        flows: open flows of all sandboxes; ``None`` takes what the file descriptor limit allows (two descriptors a flow and a
+            reserve), so that EMFILE is never met in accept.
+        flows_per_sandbox: open flows of one sandbox; a browser opens 100, a package manager 50.
+        handshakes: flows of all sandboxes between their first byte and an established connection; these cost the CPU.
+        handshakes_per_sandbox: the same for one sandbox, so that one can't take all.
+        buffered_bytes_per_sandbox: first bytes and heads of all flows of one sandbox held in memory at once.
+        first_bytes: total time from accepting to a complete front request and first message (ClientHello, request head);
+            a total, since a deadline per read never ends a slow loris. HAProxy's guides say 5 to 10.
+        client_hello: a whole ClientHello on the wire; post-quantum ones with padding reach 2 KiB, OpenSSL takes 128 KiB.
+        head: one HTTP head. nginx takes 32 KiB, Node 16 KiB.
+        header_fields: fields in one head. Apache takes 100.
+        target: a request target. The common 8 KiB.
+        resolve: one look-up, all retries.
+        connect: one address; then the next is tried.
+        connect_total: all addresses of a name.
+        handshake: one TLS handshake, either side.
+        idle: a relayed connection without a byte in either direction; ``None`` turns it off.
+        keep_alive: an inspected connection between two requests, and a pooled upstream connection.
+        linger: how long one direction may go on after the other ended where half-close can't be told (TLS).
+        request_idle: an HTTP exchange in which neither body moves.
+        pooled_per_sandbox: idle upstream connections kept for reuse.
+        interim_responses: 1xx answers before the final one.
+        leaves: certificates kept per sandbox, about 20 KiB each with their contexts.
+        resolver_cache: names kept by the resolver.
+        resolver_threads: look-ups in flight; a thread stuck in the C library can't be cancelled.
+        transform_body: most that a transform may ask to see of a body.
+        stage: one call of a plugin; a plugin that takes longer has failed.
+    """
+
+    flows: int | None = None
+    flows_per_sandbox: int = 4096
+    handshakes: int = 512
+    handshakes_per_sandbox: int = 256
+    buffered_bytes_per_sandbox: int = 32 * 1024 * 1024
+    first_bytes: float = 10.0
+    client_hello: int = 64 * 1024
+    head: int = 64 * 1024
+    header_fields: int = 100
+    target: int = 8 * 1024
+    resolve: float = 10.0
+    connect: float = 10.0
+    connect_total: float = 30.0
+    handshake: float = 15.0
+    idle: float | None = 600.0
+    keep_alive: float = 60.0
+    linger: float = 5.0
+    request_idle: float = 300.0
+    pooled_per_sandbox: int = 64
+    interim_responses: int = 16
+    leaves: int = 1024
+    resolver_cache: int = 4096
+    resolver_threads: int = 32
+    transform_body: int = 8 * 1024 * 1024
+    stage: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that bound nothing.
+
+        Raises:
+            ValueError: a bound is not positive.
+        """
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"Limits.{name} must be positive, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator of one ``Proxy`` decides.
+
+    Attributes:
+        private_networks: ranges outside the public Internet that domain rules and allow-all may reach.
+        never: ranges that nothing may reach, whatever a policy says.
+        resolve: addresses for names, instead of the system's resolver; its addresses are judged like any other.
+        upstream_roots: a PEM file of roots to verify upstreams with, instead of the system's.
+        extra_upstream_roots: PEM files of roots added to these (a private CA).
+        limits: bounds.
+    """
+
+    private_networks: Sequence[IPNetwork] = ()
+    never: Sequence[IPNetwork] = ()
+    resolve: Mapping[Hostname, Sequence[IPAddress]] = field(default_factory=dict)
+    upstream_roots: Path | None = None
+    extra_upstream_roots: Sequence[Path] = ()
+    limits: Limits = field(default_factory=Limits)
