@@ -1,0 +1,262 @@
+"""A sandbox's own certificate authority: made in memory, dies with the process.
+
+The one surprising thing: a server context refuses every handshake but the expected one. It knows the name it
+was minted for, and when OpenSSL sees any other (or none, or another one in the second ClientHello after a
+HelloRetryRequest) the connection is moved to a context without a certificate, which cannot complete a
+handshake by any path. Sessions are never resumed, since in TLS 1.3 a resumed session needs no certificate and
+may name another server.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Authority"]
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn, SupportsIndex
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
+
+from sbxproxy.hostname import Hostname, canonical_hostname
+
+_LIFETIME = timedelta(days=30)
+"""A sandbox's trust files are read once by each program in it, so this is how long a program may run; the key
+never leaves the process, so a shorter life would protect nothing more."""
+
+_LEAF_LIFETIME = timedelta(hours=24)
+_BACKDATED = timedelta(
+    hours=1
+)  # for sandboxes whose clock lags behind: a virtual machine resumed from a snapshot
+_RENEW_LEAF = timedelta(hours=2)  # before its end, so that no handshake meets an expired leaf
+_RENEW_AUTHORITY = timedelta(days=2)  # before its end, so that leaves are always given their full life
+
+_COMMON_NAME_MAX = 64  # RFC 5280, appendix A.1: ub-common-name
+_TAG_BYTES = 4  # tells the authorities of equally named sandboxes apart in one trust store
+
+_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+"""TLS 1.2 only; forward secret and authenticated. All of TLS 1.3's are."""
+
+HTTP_1_1 = b"http/1.1"
+
+
+class _NoCommonProtocol(SSL.Error):
+    """The client offers application protocols and none that is spoken here; OpenSSL sends alert 120."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    context: SSL.Context
+    not_before: datetime
+    renew: datetime
+
+
+class Authority:
+    """Mints server certificates for one sandbox, for names that policy has already admitted.
+
+    The certificate is re-issued two days before its end with the same key and subject: leaves verify under
+    either, so a sandbox that lives longer only needs its trust files written again from ``certificate_pem``.
+
+    The key can't be had from this object: no accessor, nothing in ``repr``, no pickling and no copying.
+    """
+
+    __slots__ = (
+        "_certificate",
+        "_clock",
+        "_key",
+        "_leaf_extensions",
+        "_leaf_key",
+        "_leaves",
+        "_leaves_max",
+        "_refusal",
+        "_subject",
+    )
+
+    def __init__(
+        self, *, name: str = "sandbox", leaves: int = 1024, clock: Callable[[], datetime] | None = None
+    ) -> None:
+        """Make the keys and the certificate, about a millisecond.
+
+        Args:
+            name: shown in the certificate's subject, cut and cleaned as needed; any text will do.
+            leaves: most certificates kept, about 20 KiB each; the one unused for longest goes first.
+            clock: tells the time of day, with a time zone; for tests.
+        """
+        if leaves < 1:
+            raise ValueError("leaves must be positive")
+        self._clock = clock or _now
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = _subject(name)
+        self._certificate = self._issue_own()
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._leaf_extensions = _leaf_extensions(self._leaf_key.public_key(), self._key.public_key())
+        self._leaves: dict[Hostname, _Leaf] = {}  # in the order of last use
+        self._leaves_max = leaves
+        self._refusal = _bare_context()
+
+    def __repr__(self) -> str:
+        return f"<Authority {self._subject.rfc4514_string()!r}, {len(self._leaves)} leaves>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("an Authority can't be copied or pickled: its key stays in this process")
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The authority's certificate, the newest one; the only part that leaves this object."""
+        return self._certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def expires(self) -> datetime:
+        """When the newest certificate ends; programs that trust an older one stop at its own end."""
+        return self._certificate.not_valid_after_utc
+
+    def server_context(self, name: Hostname) -> SSL.Context:
+        """Return a server-side context that serves *name* and nothing else, minted or from the cache.
+
+        TLS 1.2 and 1.3; ``http/1.1`` if the client offers application protocols, alert 120 if it offers only
+        others.
+        """
+        now = self._clock()
+        leaf = self._leaves.pop(name, None)
+        if leaf is None or not leaf.not_before <= now < leaf.renew:
+            leaf = self._mint(name, now)
+        self._leaves[name] = leaf
+        if len(self._leaves) > self._leaves_max:
+            del self._leaves[next(iter(self._leaves))]
+        return leaf.context
+
+    def _mint(self, name: Hostname, now: datetime) -> _Leaf:
+        if now >= self.expires - _RENEW_AUTHORITY:
+            self._certificate = self._issue_own()
+        not_before, not_after = now - _BACKDATED, min(now + _LEAF_LIFETIME, self.expires)
+        # RFC 5280, 4.2.1.6: a certificate without a subject must mark its alternative name critical.
+        short = len(name) <= _COMMON_NAME_MAX
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if short else []
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name(attributes))
+            .issuer_name(self._subject)
+            .public_key(self._leaf_key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=not short)
+        )
+        for extension, critical in self._leaf_extensions:
+            builder = builder.add_extension(extension, critical=critical)
+        context = _bare_context()
+        context.use_certificate(builder.sign(self._key, hashes.SHA256()))
+
+        context.use_privatekey(self._leaf_key)
+        context.set_tlsext_servername_callback(_expect(name, self._refusal))
+        context.set_alpn_select_callback(_select_protocol)
+        return _Leaf(context, not_before, not_after - _RENEW_LEAF)
+
+    def _issue_own(self) -> x509.Certificate:
+        now, public = self._clock(), self._key.public_key()
+        return (
+            x509.CertificateBuilder()
+            .subject_name(self._subject)
+            .issuer_name(self._subject)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(now + _LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _subject(name: str) -> x509.Name:
+    """Name the sandbox in letters that no tool can stumble over, and tell it from its namesakes."""
+    tag = secrets.token_hex(_TAG_BYTES)
+    room = _COMMON_NAME_MAX - len("sbxproxy  ") - len(tag)
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:room].strip("-") or "sandbox"
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "sbxproxy"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"sbxproxy {clean} {tag}"),
+        ]
+    )
+
+
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _leaf_extensions(
+    leaf: ec.EllipticCurvePublicKey, issuer: ec.EllipticCurvePublicKey
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """List what all leaves have in common, and whether it is critical (RFC 5280, 4.2)."""
+    return [
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_key_usage(digital_signature=True), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        (x509.SubjectKeyIdentifier.from_public_key(leaf), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), False),
+    ]
+
+
+def _bare_context() -> SSL.Context:
+    """Make a server context without certificate: by itself it can only refuse."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(_CIPHERS)
+    context.set_options(
+        SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE
+    )
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 32 KiB less on a connection that waits
+    return context
+
+
+def _expect(name: Hostname, refusal: SSL.Context) -> Callable[[SSL.Connection], None]:
+    """Make a callback that lets only *name* pass.
+
+    It must not raise: pyOpenSSL would refuse the handshake too, but print a traceback that the client can
+    trigger at will.
+    """
+
+    def check(connection: SSL.Connection) -> None:
+        raw = connection.get_servername()
+        if raw is None or canonical_hostname(raw) != name:
+            connection.set_context(refusal)
+
+    return check
+
+
+def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    """Choose ``http/1.1``. Called only if the client offers anything.
+
+    Raises:
+        _NoCommonProtocol: it isn't offered. (``NO_OVERLAPPING_PROTOCOLS`` would go on without any.)
+    """
+    if HTTP_1_1 in offered:
+        return HTTP_1_1
+    raise _NoCommonProtocol

@@ -1,0 +1,132 @@
+"""What makes programs in a sandbox trust its authority and use its proxy: a bundle and variables.
+
+There is no common variable. Each family of programs has its own, and they differ in one thing that matters:
+most *replace* the roots a program would use, so they must name a file that holds the system's roots and the
+authority (the bundle); a few *add* to them, so the authority alone is enough. Naming only the authority in a
+replacing variable cuts the program off from every server whose TLS passes through untouched.
+
+Left out on purpose:
+
+* ``PGSSLROOTCERT``: Postgres is never terminated, so nothing needs it, and with any root file present libpq
+  treats ``sslmode=require`` as ``verify-ca``: databases with a private authority would be refused.
+* ``npm_config_cafile`` is removed, not set: npm is Node and obeys ``NODE_EXTRA_CA_CERTS`` as long as no
+  ``cafile`` replaces it.
+* ``UV_*``: uv obeys ``SSL_CERT_FILE``.
+* Java (its own key store, no variable), GnuTLS programs such as wget, and Firefox: they need the file put
+where they look.
+"""
+
+from __future__ import annotations
+
+__all__ = ["LOOPBACK", "bundle_pem", "proxy_environment", "system_roots", "trust_environment"]
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import certifi
+
+from sbxproxy.errors import ConfigurationError
+
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Gentoo, Arch, NixOS; Alpine with ca-certificates
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL and kin
+    "/etc/pki/tls/certs/ca-bundle.crt",  # the same, older; Amazon Linux
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # Alpine without the package; BSD, macOS
+)
+
+_REPLACING = (
+    "SSL_CERT_FILE",  # OpenSSL, so Python, Ruby, PHP; also Go, .NET, uv, rustls-native-certs
+    "REQUESTS_CA_BUNDLE",  # requests, and what is made of it: Azure CLI, conda
+    "CURL_CA_BUNDLE",  # curl; requests looks here second
+    "GIT_SSL_CAINFO",  # git
+    "PIP_CERT",  # pip
+    "AWS_CA_BUNDLE",  # AWS CLI and SDKs
+    "CARGO_HTTP_CAINFO",  # cargo
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",  # gRPC's C core: Python, Ruby, C++
+    "NIX_SSL_CERT_FILE",  # nix, and programs that nixpkgs patched
+    "HTTPLIB2_CA_CERTS",  # httplib2: older Google clients
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",  # gcloud
+    "BUNDLE_SSL_CA_CERT",  # Ruby's bundler
+    "HEX_CACERTS_PATH",  # Elixir's hex
+    "PERL_LWP_SSL_CA_FILE",  # Perl's LWP
+    "DENO_CERT",  # adds, by Deno's manual; the bundle serves under either reading
+)
+
+_ADDING = (
+    "NODE_EXTRA_CA_CERTS",  # Node, npm, yarn, Electron
+)
+
+_REMOVED = (
+    "SSL_CERT_DIR",  # a directory that knows nothing of the authority; some read it first
+    "npm_config_cafile",
+)
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""What is reached without the proxy: the sandbox's own servers."""
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+
+
+def system_roots() -> Path:
+    """Find the PEM file of roots that this system maintains, else the one that comes with ``certifi``.
+
+    Environment variables are not asked: the proxy may have been started from inside somebody's sandbox.
+    """
+    for bundle in map(Path, _BUNDLES):
+        try:
+            if bundle.stat().st_size > 0:
+                return bundle
+        except OSError:  # absent or out of reach: the next one
+            continue
+    return Path(certifi.where())
+
+
+def bundle_pem(certificate_pem: bytes, roots: Path | None = None) -> bytes:
+    """Join *roots* (the system's by default) and the authority's certificate to one PEM file.
+
+    Raises:
+        ConfigurationError: *roots* can't be read, or holds no certificate.
+    """
+    path = system_roots() if roots is None else roots
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"roots file {path}: {error.strerror or 'unreadable'}") from error
+    if _BEGIN not in pem:
+        raise ConfigurationError(f"roots file {path}: no PEM certificate in it")
+    return pem.rstrip() + b"\n" + certificate_pem.strip() + b"\n"
+
+
+def trust_environment(*, bundle: Path, certificate: Path) -> dict[str, str | None]:
+    """Tell which variables make programs trust the authority.
+
+    Args:
+        bundle: the file that holds ``bundle_pem()``, as the sandbox sees it.
+        certificate: the file that holds the authority's certificate alone, as the sandbox sees it.
+
+    Returns:
+        A value to set for each variable, or ``None`` where an inherited one must be removed.
+    """
+    return {
+        **dict.fromkeys(_REPLACING, str(bundle)),
+        **dict.fromkeys(_ADDING, str(certificate)),
+        **dict.fromkeys(_REMOVED),
+    }
+
+
+def proxy_environment(url: str, *, no_proxy: Sequence[str] = LOOPBACK) -> dict[str, str]:
+    """Tell which variables make programs use the proxy at *url* (``http://127.0.0.1:8080``).
+
+    Both spellings are set, since some programs read only one. curl ignores ``HTTP_PROXY`` in capitals, which
+    in a CGI script is a request's ``Proxy`` header (CVE-2016-5385); here that matters little, as the sandbox
+    has no other way out whatever such a header says. These variables ask for cooperation; they enforce
+    nothing.
+    """
+    exempt = ",".join(no_proxy)
+    values = {"http_proxy": url, "https_proxy": url, "all_proxy": url, "no_proxy": exempt}
+    return {
+        **values,
+        **{name.upper(): value for name, value in values.items()},
+        "NODE_USE_ENV_PROXY": "1",  # Node from 22.21 and 24.0: fetch and http obey the others only with this
+    }
