@@ -65,16 +65,15 @@ def parse_network(text: str) -> IPNetwork:
 
     Raises:
         ValueError: *text* is no range; the message says why, and what was probably meant. Host bits are an
-        error, not
-            cleared: ``10.1.2.3/8`` could mean one address or sixteen million.
+            error and not cleared: ``10.1.2.3/8`` could mean one address or sixteen million.
     """
     base, slash, length = text.partition("/")
     if "%" in text:
         raise ValueError("zone ids (%) have no place in a range")
     try:
         address: IPAddress = IPv6Address(base) if ":" in base else IPv4Address(base)
-    except AddressValueError as error:
-        raise ValueError(_why_no_address(base)) from error
+    except AddressValueError:
+        raise ValueError(_why_no_address(base)) from None
     bits: int = address.max_prefixlen
     if not slash:
         prefix = bits
@@ -178,6 +177,8 @@ class PrefixTable:
 
     def find(self, address: IPAddress) -> IPNetwork | None:
         """Return the smallest range that holds *address*, or ``None``."""
+        if not self.networks:
+            return None
         number = int(address)
         if address.version == 4:
             return self._v4.find(number)
@@ -286,8 +287,13 @@ def classify(address: IPAddress) -> AddressClass:
 
     IPv4-mapped addresses are read as IPv4. IPv6 outside 2000::/3 is never public.
     """
-    plain = unmapped(address)
-    found = (_V4_CLASSES if plain.version == 4 else _V6_CLASSES).find(int(plain))
+    number = int(address)
+    if address.version == 4:
+        found = _V4_CLASSES.find(number)
+    elif number >> 32 == _MAPPED:
+        found = _V4_CLASSES.find(number & _V4_BITS)
+    else:
+        found = _V6_CLASSES.find(number)
     return AddressClass.RESERVED if found is None else found
 
 

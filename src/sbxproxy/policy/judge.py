@@ -1,0 +1,383 @@
+"""The one place where it is decided what a connection may do.
+
+A pure function of policy, facts and boundary. It is asked when a connection comes in, again whenever more is
+known, again when the policy changes, and by ``explain``; so these can't come to different answers. It denies
+whatever it doesn't know.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Boundary", "judge", "permitted"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sbxproxy.address import (
+    AddressClass,
+    IPAddress,
+    IPNetwork,
+    PrefixTable,
+    classify,
+    forms,
+    unmapped,
+)
+from sbxproxy.hostname import Hostname
+from sbxproxy.policy.decision import Decision, Deny, Dial, Facts, Inspect, Need, Reason, Relay, Wire
+from sbxproxy.policy.model import DomainMatch, Policy
+from sbxproxy.policy.reading import Mode
+
+
+def _no_listener(address: IPAddress, port: int) -> bool:  # noqa: ARG001
+    return False
+
+
+def _no_host_address(address: IPAddress) -> bool:  # noqa: ARG001
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """What holds for every policy, set by the operator and by where the proxy runs.
+
+    Attributes:
+        never: ranges that nothing may reach.
+        private: ranges outside the public Internet that domain rules and allow-all may reach.
+        listeners: whether an address and port is one of the proxy's own listeners; those are closed to all.
+        is_host_address: whether an address is one of the machine's own; those, even public ones, are opened
+            by a range or by ``private`` only.
+    """
+
+    never: PrefixTable = field(default_factory=PrefixTable)
+    private: PrefixTable = field(default_factory=PrefixTable)
+    listeners: Callable[[IPAddress, int], bool] = _no_listener
+    is_host_address: Callable[[IPAddress], bool] = _no_host_address
+
+
+def judge(policy: Policy, facts: Facts, boundary: Boundary) -> Decision | Need:
+    """Decide on a connection, or say what must be known first.
+
+    When the connection stands, ask with the connected address alone in ``facts.addresses``: a changed policy
+    is then judged on that. For a target that is an address, ``facts.addresses`` are those of the server name,
+    once there is one to be dialled; a provisional relay whose client then sends a ClientHello is asked about
+    with ``addresses=None``.
+    """
+    return _Case(policy, facts, boundary).decide()
+
+
+def permitted(
+    policy: Policy, addresses: Sequence[IPAddress], port: int, boundary: Boundary
+) -> tuple[IPAddress, ...] | Deny:
+    """Return those of *addresses* that a domain rule or a forwardURL may dial; a denial if none may be."""
+    case = _Case(policy, Facts(host=Hostname(""), port=port), boundary)
+    return case.for_domain(addresses)
+
+
+class _Case:
+    """One question, with what its steps share."""
+
+    __slots__ = ("boundary", "facts", "policy")
+
+    def __init__(self, policy: Policy, facts: Facts, boundary: Boundary) -> None:
+        self.policy = policy
+        self.facts = facts
+        self.boundary = boundary
+
+    def decide(self) -> Decision | Need:
+        host = self.facts.host
+        match self.policy.mode:
+            case Mode.DENY_ALL:
+                return Deny(
+                    reason=Reason.DENY_ALL,
+                    detail="the policy denies everything",
+                    remedy=_allow_name(host) if isinstance(host, str) else _allow_range(host),
+                )
+            case Mode.ALLOW_ALL:
+                return self.allow_all()
+            case Mode.USER_DEFINED:
+                return self.named(host) if isinstance(host, str) else self.numbered(unmapped(host))
+
+    # -- the three kinds of target
+
+    def allow_all(self) -> Decision | Need:
+        host, addresses = self.facts.host, self.facts.addresses
+        if addresses is None:
+            if isinstance(host, str):
+                return Need.ADDRESSES
+            addresses = (host,)
+        allowed = self.for_domain(addresses)
+        return allowed if isinstance(allowed, Deny) else self.relay(Reason.ALLOW_ALL, None, allowed)
+
+    def numbered(self, address: IPAddress) -> Decision | Need:
+        """Judge a target that is an address: by range, or else by server name, ignoring the address."""
+        facts, policy = self.facts, self.policy
+        network = self.range_of(address)
+        if network is not None:
+            named = self.brokered()
+            if named is not None:
+                return self.to_domain(named)
+            return self.by_range(network, (address,))
+        if not policy.has_domains:
+            return self.no_range(address)
+        match facts.wire:
+            case None:
+                return Need.WIRE
+            case Wire.TLS:
+                refused = self.bad_hello()
+                if refused is not None:
+                    return refused
+            case _:
+                return self.no_protocol(address)
+        name = facts.server_name
+        if name is None:
+            return Deny(
+                reason=Reason.NO_SNI,
+                detail=f"the ClientHello has no server name, and {address} is in no allowed range",
+                remedy=_allow_range(address),
+            )
+        found = policy.match_domain(name)
+        return self.not_listed(name) if found is None else self.to_domain(found)
+
+    def named(self, name: Hostname) -> Decision | Need:
+        """Judge a target that is a name: by range, or else the server name must be the same."""
+        facts, policy = self.facts, self.policy
+        found = policy.match_domain(name)
+        if found is None and not policy.resolves(name):
+            # Before any look-up: a query would already carry out whatever the name spells.
+            return self.not_listed(name)
+        addresses = facts.addresses
+        if addresses is None:
+            if found is None or found.rules is None or found.rules.needs_upstream:
+                return Need.ADDRESSES
+        elif not addresses:
+            return _nowhere()
+        else:
+            in_range = tuple(address for address in addresses if self.range_of(address) is not None)
+            if in_range:
+                return self.named_in_range(name, in_range)
+            if found is None:
+                return self.no_range(addresses[0])
+        assert found is not None
+        if facts.wire == Wire.HTTP:
+            return self.no_protocol(None)
+        # Told before the first bytes are waited for, while the front can still say so in its own protocol.
+        allowed = () if addresses is None else self.for_domain(addresses)
+        if isinstance(allowed, Deny):
+            return allowed
+        match facts.wire:
+            case None:
+                return Need.WIRE
+            case Wire.TLS:
+                refused = self.bad_hello() or self.bad_name(name)
+                return refused or self.go_to_domain(found, allowed)
+            case _:
+                return self.no_protocol(None)
+
+    def named_in_range(self, name: Hostname, addresses: tuple[IPAddress, ...]) -> Decision:
+        """Judge a named target with addresses in allowed ranges, which only those may be dialled."""
+        network = self.range_of(addresses[0])
+        assert network is not None
+        brokered = self.brokered()
+        if brokered is None or brokered.rules is None:
+            return self.by_range(network, addresses)
+        if self.facts.server_name != name:
+            # Rules of one name must not be had by dialling another (and its credentials not be sent there).
+            return _mismatch(name)
+        dial = Dial(name, addresses, self.facts.port)
+        return Inspect(reason=Reason.DOMAIN, matched=brokered.pattern, dial=dial, rules=brokered.rules)
+
+    # -- what they have in common
+
+    def brokered(self) -> DomainMatch | None:
+        """Return the pattern of a well-formed ClientHello's server name if it has rules."""
+        facts = self.facts
+        if (
+            not self.policy.has_rules
+            or facts.wire != Wire.TLS
+            or facts.problem is not None
+            or facts.server_name is None
+        ):
+            return None
+        found = self.policy.match_domain(facts.server_name)
+        return found if found is not None and found.rules is not None else None
+
+    def by_range(self, network: IPNetwork, addresses: tuple[IPAddress, ...]) -> Relay:
+        """Relay at once; but while there are rules, the first bytes may turn out to call for them."""
+        provisional = self.policy.has_rules and self.facts.wire is None
+        return self.relay(Reason.RANGE, str(network), addresses, provisional=provisional)
+
+    def to_domain(self, found: DomainMatch) -> Decision | Need:
+        """Go to the server name, which *found* allows, at the addresses it resolved to."""
+        addresses = self.facts.addresses
+        if addresses is None:
+            if found.rules is None or found.rules.needs_upstream:
+                return Need.ADDRESSES
+            return self.go_to_domain(found, ())
+        allowed = self.for_domain(addresses)
+        return allowed if isinstance(allowed, Deny) else self.go_to_domain(found, allowed)
+
+    def go_to_domain(self, found: DomainMatch, allowed: tuple[IPAddress, ...]) -> Decision:
+        facts, rules = self.facts, found.rules
+        if rules is None:
+            return self.relay(Reason.DOMAIN, found.pattern, allowed)
+        dial = Dial(facts.server_name, allowed, facts.port)
+        return Inspect(reason=Reason.DOMAIN, matched=found.pattern, dial=dial, rules=rules)
+
+    def relay(
+        self,
+        reason: Reason,
+        matched: str | None,
+        addresses: tuple[IPAddress, ...],
+        *,
+        provisional: bool = False,
+    ) -> Relay:
+        host = self.facts.host
+        name = host if isinstance(host, str) else None
+        if reason is Reason.DOMAIN:
+            name = self.facts.server_name
+        return Relay(
+            reason=reason,
+            matched=matched,
+            dial=Dial(name, addresses, self.facts.port),
+            provisional=provisional,
+        )
+
+    # -- addresses
+
+    def closed(self, address: IPAddress) -> Deny | None:
+        """Return why nothing may reach *address*, in any of its forms."""
+        boundary, deny = self.boundary, self.policy.deny
+        for form in forms(address):
+            if boundary.listeners(form, self.facts.port):
+                return Deny(
+                    reason=Reason.PROXY_ADDRESS,
+                    detail=f"{address} port {self.facts.port} is the proxy itself",
+                )
+            if boundary.never.find(form) is not None:
+                return Deny(
+                    reason=Reason.ADDRESS_DENIED, detail=f"{address} is in a range that the operator closed"
+                )
+            network = deny.find(form)
+            if network is not None:
+                return Deny(
+                    reason=Reason.ADDRESS_DENIED,
+                    detail=f"{address} is in a denied range",
+                    matched=f"subnets.deny {network}",
+                    remedy=f"remove {network} from subnets.deny",
+                )
+        return None
+
+    def range_of(self, address: IPAddress) -> IPNetwork | None:
+        """Return the allowed range that opens *address* as it would be dialled."""
+        network = self.policy.allow.find(address)
+        return network if network is None or self.closed(address) is None else None
+
+    def for_domain(self, addresses: Sequence[IPAddress]) -> tuple[IPAddress, ...] | Deny:
+        """Keep those that a domain rule or allow-all may reach; without any, say why not the first."""
+        allow = self.policy.allow
+        allowed = tuple(
+            address
+            for address in addresses
+            if self.closed(address) is None and (allow.find(address) is not None or self.is_open(address))
+        )
+        if allowed:
+            return allowed
+        if not addresses:
+            return _nowhere()
+        return self.closed(addresses[0]) or self.private(addresses[0])
+
+    def is_open(self, address: IPAddress) -> bool:
+        """Tell whether *address* is in every form public and not ours, or opened by the operator."""
+        boundary = self.boundary
+        return all(
+            (classify(form) is AddressClass.PUBLIC and not boundary.is_host_address(form))
+            or boundary.private.find(form) is not None
+            for form in forms(address)
+        )
+
+    def private(self, address: IPAddress) -> Deny:
+        kinds = {classify(form) for form in forms(address)} - {AddressClass.PUBLIC}
+        what = " and ".join(sorted(kinds)) if kinds else "this machine's own"
+        operator = f'the operator\'s private_networks with "{_host_range(address)}"'
+        by_policy = "" if self.policy.mode is Mode.ALLOW_ALL else f"{_allow_range(address)}, or "
+        return Deny(
+            reason=Reason.PRIVATE_ADDRESS,
+            detail=f"{address} is not on the public Internet ({what})",
+            remedy=by_policy + operator,
+        )
+
+    def no_range(self, address: IPAddress) -> Deny:
+        """Deny an address that no range opens, where no name can open it either."""
+        refused = self.closed(address)
+        if refused is not None:
+            return refused
+        if not self.is_open(address):
+            return self.private(address)
+        return Deny(
+            reason=Reason.ADDRESS_DENIED,
+            detail=f"{address} is in no allowed range",
+            remedy=_allow_range(address),
+        )
+
+    # -- first bytes
+
+    def bad_hello(self) -> Deny | None:
+        if self.facts.problem is None:
+            return None
+        return Deny(reason=Reason.BAD_CLIENT_HELLO, detail="the ClientHello is malformed or ambiguous")
+
+    def bad_name(self, name: Hostname) -> Deny | None:
+        """Hold the server name against the name that the front was given."""
+        if self.facts.server_name is None:
+            return Deny(
+                reason=Reason.NO_SNI, detail=f"the ClientHello has no server name; {name} was asked for"
+            )
+        return None if self.facts.server_name == name else _mismatch(name)
+
+    def no_protocol(self, address: IPAddress | None) -> Deny:
+        """Deny first bytes that carry no server name to judge by."""
+        match self.facts.wire:
+            case Wire.HTTP:
+                reason, what = Reason.PLAIN_HTTP, "HTTP without TLS"
+            case Wire.POSTGRES:
+                reason, what = Reason.POSTGRES_UNSUPPORTED, "PostgreSQL"
+            case _:
+                reason, what = Reason.PROTOCOL_NOT_ALLOWED, "a protocol other than TLS"
+        if address is None and self.facts.addresses:
+            address = self.facts.addresses[0]
+        remedy = _allow_range(address) if address is not None else "an address range in subnets.allow"
+        return Deny(
+            reason=reason,
+            detail=f"{what} passes to allowed ranges only: it has no server name to rely on",
+            remedy=f"use https, or {remedy}" if reason is Reason.PLAIN_HTTP else remedy,
+        )
+
+    def not_listed(self, name: Hostname) -> Deny:
+        return Deny(
+            reason=Reason.DOMAIN_NOT_ALLOWED,
+            detail=f"no allowed domain matches {name}",
+            remedy=_allow_name(name),
+        )
+
+
+def _mismatch(name: Hostname) -> Deny:
+    return Deny(
+        reason=Reason.SNI_MISMATCH,
+        detail=f"the ClientHello names another server than {name}, which was asked for",
+    )
+
+
+def _nowhere() -> Deny:
+    return Deny(reason=Reason.ADDRESS_DENIED, detail="the name has no address")
+
+
+def _host_range(address: IPAddress) -> str:
+    plain = unmapped(address)
+    return f"{plain}/{plain.max_prefixlen}"
+
+
+def _allow_name(name: Hostname) -> str:
+    return f'"allow": ["{name}"]'
+
+
+def _allow_range(address: IPAddress) -> str:
+    return f'"subnets": {{"allow": ["{_host_range(address)}"]}}'
