@@ -38,7 +38,8 @@ def parse_pattern(text: str) -> str:
     ascii_labels = [label if label == "*" or label.isascii() else _a_label(label) for label in labels]
     pattern = ".".join(ascii_labels).lower()
     # A wildcard label can be any, so one letter stands in for it in the test.
-    if canonical_hostname(pattern.replace("*", "x")) is None:
+    probe = pattern.replace("*", "x")
+    if canonical_hostname(probe) != probe:
         raise Fault(*_why_no_pattern(text))
     return pattern
 
