@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 import sys
+from contextlib import suppress
 
 import pytest
 import trio
@@ -310,6 +311,35 @@ async def test_u6_renegotiation_is_refused(leaf):
         nursery.cancel_scope.cancel()
 
 
+async def test_u6_renegotiation_is_refused_to_servers_too(leaf):
+    """A server that asks for it gets a warning, and what it sent before and after still arrives."""
+    left, right = memory_pair()
+    peer = SSL.Connection(leaf.context(tls=SSL.TLS1_2_VERSION), None)
+    peer.set_accept_state()
+    client = TlsStream(left, client_context(tls=SSL.TLS1_2_VERSION), server_side=False, server_name=NAME)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        for _flight in range(2):
+            peer.bio_write(await right.receive_some())
+            with suppress(SSL.WantReadError):
+                peer.do_handshake()
+            await right.send_all(peer.bio_read(65536))
+    peer.send(b"before")
+    peer.renegotiate()
+    peer.do_handshake()  # a HelloRequest
+    peer.send(b"after")
+    await right.send_all(peer.bio_read(65536))
+    got = b""
+    while len(got) < len("beforeafter"):
+        got += await client.receive_some()
+    assert got == b"beforeafter"
+    with trio.move_on_after(0.01):
+        await client.receive_some()  # the answer goes out when the reader is about to wait
+    peer.bio_write(await right.receive_some())
+    with pytest.raises(SSL.Error, match="no renegotiation"):
+        peer.recv(100)
+
+
 async def test_an_answer_that_meets_a_stuck_sender_is_left_to_it(leaf):
     """Reading may make OpenSSL write. A reader that waited for a stuck sender would never read what unsticks it."""
     left, right = lockstep_pair()
@@ -392,6 +422,37 @@ async def test_a_cancelled_receive_loses_nothing(leaf, tls):
         scope.cancel()
         await client.receive_some()
     assert await client.receive_some() == b"b"
+
+
+async def test_a_cancellation_at_the_last_moment_loses_nothing(leaf, tls):
+    """Once plaintext has left OpenSSL it must reach the caller, even one cancelled in the same step of the loop."""
+    client, server = await tls_pair(leaf.context(tls=tls))
+    await server.send_all(bytes(range(200)))
+    got = bytearray(await client.receive_some(1))
+
+    async def receive(scope: trio.CancelScope) -> None:
+        with scope:
+            got.extend(await client.receive_some(1))
+
+    async def cancel(scope: trio.CancelScope) -> None:
+        scope.cancel()
+
+    while len(got) < 200:
+        scope = trio.CancelScope()
+        async with trio.open_nursery() as nursery:  # Trio runs the two in random order
+            nursery.start_soon(receive, scope)
+            nursery.start_soon(cancel, scope)
+    assert got == bytes(range(200))
+
+
+async def test_an_early_answer_survives_a_broken_send(leaf, tls):
+    """A server may answer, and close its ears, before it has the whole request."""
+    client, server = await tls_pair(leaf.context(tls=tls))
+    await server.send_all(b"413")
+    await server.transport.receive_stream.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(b"a large body")
+    assert await client.receive_some() == b"413"
 
 
 async def test_a_cancelled_send_ends_sending_and_leaves_reading(leaf, tls):

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 __all__ = ["TlsStream"]
 
-import math
 from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
@@ -273,7 +272,7 @@ class TlsStream(trio.abc.Stream):
                 view = view[self._connection.send(view) :]
         except (
             SSL.Error
-        ) as error:  # WantReadError too: without renegotiation nothing is left that writing could wait for
+        ) as error:  # WantReadError too: without renegotiation, writing has nothing to wait for
             self._send_broken = True
             raise trio.BrokenResourceError("TLS could not encrypt") from error
 
@@ -294,8 +293,9 @@ class TlsStream(trio.abc.Stream):
 
         Raises:
             trio.BrokenResourceError: the connection broke, or ended without close_notify where that was
-            required. trio.BusyResourceError: another task is receiving. trio.ClosedResourceError: the stream
-            was closed, also while this waited.
+                required.
+            trio.BusyResourceError: another task is receiving.
+            trio.ClosedResourceError: the stream was closed, also while this waited.
         """
         limit = _READ if max_bytes is None else _positive(max_bytes)
         with self._receiving:
@@ -367,12 +367,7 @@ class TlsStream(trio.abc.Stream):
         A close_notify tells the peer that it has everything. So none is sent after a failed or cancelled
         ``send_all``, nor when this call is itself cancelled: then the transport is closed at once.
         """
-        polite = (
-            self._state is _State.OPEN
-            and not self._send_broken
-            and not self._wire.locked()
-            and trio.current_effective_deadline() != -math.inf
-        )
+        polite = self._state is _State.OPEN and not self._send_broken
         self._state = _State.CLOSED
         try:
             if polite:
@@ -415,7 +410,10 @@ class TlsStream(trio.abc.Stream):
             self._wire.release()
 
     async def _send_last_words(self) -> None:
-        """Send an alert or close_notify if the wire is free and the peer takes it soon."""
+        """Send an alert or close_notify if the wire is free and the peer takes it soon.
+
+        Taking the lock is a checkpoint, so that a task which is cancelled already sends nothing.
+        """
         if self._wire.locked():
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_GOODBYE):
