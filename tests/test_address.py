@@ -22,7 +22,9 @@ from sbxproxy.address import (
 C = AddressClass
 
 
-@pytest.mark.parametrize("text", ["1.2.3.4", "0.0.0.0", "255.255.255.255", "::", "::1", "2001:db8::1", "2606:4700::1111"])
+@pytest.mark.parametrize(
+    "text", ["1.2.3.4", "0.0.0.0", "255.255.255.255", "::", "::1", "2001:db8::1", "2606:4700::1111"]
+)
 def test_addresses_are_read(text: str):
     """The ordinary spellings."""
     assert parse_address(text) == ip_address(text)
@@ -265,7 +267,15 @@ def test_ipv6_is_public_only_inside_2000_3(address: IPv6Address):
 
 def test_a_table_finds_the_smallest_range():
     """Ranges nest, and begin and end together."""
-    texts = ["10.0.0.0/8", "10.0.0.0/16", "10.0.255.0/24", "10.255.255.255/32", "0.0.0.0/0", "2001:db8::/32", "10.0.0.0/8"]
+    texts = [
+        "10.0.0.0/8",
+        "10.0.0.0/16",
+        "10.0.255.0/24",
+        "10.255.255.255/32",
+        "0.0.0.0/0",
+        "2001:db8::/32",
+        "10.0.0.0/8",
+    ]
     table = PrefixTable(parse_network(text) for text in texts)
     for text, network in [
         ("10.0.0.0", "10.0.0.0/16"),

@@ -49,7 +49,9 @@ def test_h20_clear_paths(target: str, canonical: str):
     assert canonical_path(target) == canonical
 
 
-@pytest.mark.parametrize("target", [target for target in AMBIGUOUS if target.startswith("/") and "?" not in target])
+@pytest.mark.parametrize(
+    "target", [target for target in AMBIGUOUS if target.startswith("/") and "?" not in target]
+)
 def test_h20_rules_for_ambiguous_paths_are_faults(target: str):
     """They could never match, and their author should know."""
     if canonical_path(target.rstrip(".") + "x") is None:
@@ -66,7 +68,12 @@ def test_rule_paths_are_matched_in_the_same_form():
     assert canonical_rule_path("/", whole=False) == "/"
     assert canonical_rule_path("/v1/.", whole=False) == "/v1/."
     assert canonical_rule_path("/v1/..", whole=False) == "/v1/.."
-    for wrong, hint in (("v1", "starts with /"), ("", "starts with /"), ("/a?b=c", "queryString"), ("/a%", "never")):
+    for wrong, hint in (
+        ("v1", "starts with /"),
+        ("", "starts with /"),
+        ("/a?b=c", "queryString"),
+        ("/a%", "never"),
+    ):
         with pytest.raises(Fault) as caught:
             canonical_rule_path(wrong, whole=False)
         assert hint in f"{caught.value.problem} {caught.value.expected}"
@@ -80,4 +87,6 @@ def test_h20_canonical_paths_stay_what_they_are(target: str):
         return
     assert canonical_path(path) == path
     assert not {"", ".", ".."} & set(path.split("/")[1:-1])
-    assert not any(hidden in path.lower() for hidden in ("%2e", "%2f", "%5c", "%25", "%3b", "//", "\\", ";", "#", "?"))
+    assert not any(
+        hidden in path.lower() for hidden in ("%2e", "%2f", "%5c", "%25", "%3b", "//", "\\", ";", "#", "?")
+    )

@@ -33,7 +33,17 @@ def test_templates_name_secrets_and_render(text: str, secrets: tuple[str, ...], 
 
 @pytest.mark.parametrize(
     "text",
-    ["${github}", "${secret:}", "${secret:a b}", "${secret:a", "${", "${}", "x ${env:HOME}", "${ secret:a}", "${secret:${secret:a}}"],
+    [
+        "${github}",
+        "${secret:}",
+        "${secret:a b}",
+        "${secret:a",
+        "${",
+        "${}",
+        "x ${env:HOME}",
+        "${ secret:a}",
+        "${secret:${secret:a}}",
+    ],
 )
 def test_wrong_placeholders_are_faults(text: str):
     """A misspelt placeholder would go out as it stands, which tells the other side more than an error tells the author."""

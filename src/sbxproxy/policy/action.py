@@ -15,6 +15,7 @@ from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.policy.fault import REDACTED, Fault
 from sbxproxy.policy.header import is_value
 from sbxproxy.policy.path import is_ambiguous_path
+from sbxproxy.policy.place import key_place
 from sbxproxy.policy.template import Template
 
 _PLUGIN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
@@ -78,8 +79,19 @@ class UsePlugin:
         """
         if not _PLUGIN_NAME.fullmatch(name):
             raise Fault("not a plugin's name", "lower-case letters, digits and _.-", within=".plugin")
-        _map_texts(config, Template.parse, ".config", 0)
-        return cls(name, config)
+
+        def check(text: str) -> str:
+            Template.parse(text)
+            return text
+
+        # Copied as it is checked: a list that its author still holds must not change a policy in force.
+        return cls(
+            name,
+            {
+                key: _map_texts(option, check, f".config{key_place(key, position)}", 1)
+                for position, (key, option) in enumerate(config.items())
+            },
+        )
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -124,7 +136,8 @@ def _map_texts(value: object, change: Callable[[str], object], place: str, depth
             return [_map_texts(item, change, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
         case dict() if all(isinstance(key, str) for key in value):
             return {
-                key: _map_texts(item, change, f'{place}["{key}"]', depth + 1) for key, item in value.items()
+                key: _map_texts(item, change, place + key_place(key, position), depth + 1)
+                for position, (key, item) in enumerate(value.items())
             }
         case _:
             raise Fault("not a JSON value", within=place)
@@ -184,12 +197,11 @@ class Forward:
         host = canonical_hostname(parts.hostname or "")
         if host is None or parts.netloc.endswith(":"):
             raise Fault("no host name that a certificate could be for", expected)
-        path = parts.path.removesuffix("/")
-        if path and is_ambiguous_path(path):
+        if parts.path and is_ambiguous_path(parts.path):
             raise Fault(
                 "an ambiguous path", "no empty, . or .. segments, octets encoded only where they must be"
             )
-        return cls(host=host, port=port or 443, path=path, url=url)
+        return cls(host=host, port=port or 443, path=parts.path.removesuffix("/"), url=url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

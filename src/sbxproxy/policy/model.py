@@ -8,8 +8,9 @@ from __future__ import annotations
 __all__ = ["DomainMatch", "Policy"]
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NoReturn
 
 from sbxproxy.address import PrefixTable
@@ -58,7 +59,7 @@ class Policy:
     mode: Mode
     allow: PrefixTable
     deny: PrefixTable
-    domains: dict[str, RuleSet | None]
+    domains: Mapping[str, RuleSet | None]
     has_domains: bool
     has_rules: bool
     secrets: tuple[str, ...]
@@ -70,7 +71,7 @@ class Policy:
         set_ = object.__setattr__
         rule_sets = [rules for rules in draft.domains.values() if rules is not None]
         set_(self, "mode", draft.mode)
-        set_(self, "domains", draft.domains)
+        set_(self, "domains", MappingProxyType(draft.domains))
         set_(self, "allow", PrefixTable(draft.allow))
         set_(self, "deny", PrefixTable(draft.deny))
         set_(self, "has_domains", bool(draft.domains))
