@@ -1,0 +1,301 @@
+"""Listeners that know their bounds, and what they are bound to.
+
+A connection costs two descriptors, so ``BoundedListener`` accepts one only when a slot is free; those beyond
+wait in the kernel's backlog. The surprising part is the order: it first waits until a connection is there,
+then for a slot, so that a thousand sandboxes' idle listeners hold none.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BoundedListener", "Slots", "UnixListener", "describe", "local_endpoints", "open_unix_listener"]
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import trio
+
+from sbxproxy.address import IPAddress, parse_address
+from sbxproxy.errors import ConfigurationError, LimitError
+from sbxproxy.net.sockets import enable_keepalive
+
+_log = logging.getLogger("sbxproxy.listen")
+
+BACKLOG = 1024
+"""Connections that the kernel keeps for us; Linux cuts it to ``net.core.somaxconn``."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of ``accept`` that leave the connection in the backlog, so that trying again at once would spin."""
+
+PAUSE = 0.1
+"""Seconds before ``accept`` is tried again after that."""
+
+QUIET = 60.0
+"""Seconds between two warnings of it."""
+
+_Stream = TypeVar("_Stream", bound=trio.abc.AsyncResource)
+
+
+class Slots:
+    """A bound on things open at once, perhaps within a wider bound that others share.
+
+    Attributes:
+        limit: the name of the ``Limits`` field that it stands for.
+        free: how many more this bound allows; the wider one may allow fewer.
+    """
+
+    __slots__ = ("_semaphore", "_within", "limit")
+
+    def __init__(self, total: int, *, limit: str = "flows", within: Slots | None = None) -> None:
+        """Allow *total* at once, each of which takes a slot of *within* too."""
+        self.limit = limit
+        self._semaphore = trio.Semaphore(total, max_value=total)
+        self._within = within
+
+    @property
+    def free(self) -> int:
+        """How many more this bound allows."""
+        return self._semaphore.value
+
+    async def acquire(self) -> None:
+        """Take a slot, waiting in line for one. Cancelled, nothing is taken."""
+        await self._semaphore.acquire()
+        if self._within is not None:
+            try:
+                await self._within.acquire()
+            except BaseException:
+                self._semaphore.release()
+                raise
+
+    def acquire_nowait(self) -> None:
+        """Take a slot.
+
+        Raises:
+            LimitError: none is free; it names the bound that was reached.
+        """
+        try:
+            self._semaphore.acquire_nowait()
+        except trio.WouldBlock:
+            raise LimitError(self.limit) from None
+        if self._within is not None:
+            try:
+                self._within.acquire_nowait()
+            except LimitError:
+                self._semaphore.release()
+                raise
+
+    def release(self) -> None:
+        """Give a slot back.
+
+        Raises:
+            ValueError: more are given back than were taken.
+        """
+        self._semaphore.release()
+        if self._within is not None:
+            self._within.release()
+
+    def bound(self, handler: Callable[[_Stream], Awaitable[object]]) -> Callable[[_Stream], Awaitable[None]]:
+        """Make a handler for ``trio.serve_listeners`` that gives back what a ``BoundedListener`` took.
+
+        It runs *handler*, closes the stream if that is not done yet, and then gives the slot back, so that a
+        free slot means free descriptors.
+        """
+
+        async def handle(stream: _Stream) -> None:
+            try:
+                await handler(stream)
+            finally:
+                try:
+                    with trio.CancelScope(shield=True):  # never waits
+                        await trio.aclose_forcefully(stream)
+                finally:
+                    self.release()
+
+        return handle
+
+
+class BoundedListener(trio.abc.Listener[_Stream], Generic[_Stream]):
+    """*inner*, accepting only while a slot is free; serve it with ``slots.bound(handler)``.
+
+    Each stream returned by ``accept`` holds one slot. This object owns *inner* and closes it.
+
+    Attributes:
+        inner: the listener below.
+        slots: the bound.
+    """
+
+    __slots__ = ("_socket", "_warn_again", "inner", "slots")
+
+    def __init__(self, inner: trio.abc.Listener[_Stream], slots: Slots) -> None:
+        """Wrap *inner*; the sockets that it accepts are probed by keepalive where they are TCP."""
+        self.inner = inner
+        self.slots = slots
+        self._warn_again = 0.0
+        self._socket = _listening_socket(inner)
+        if self._socket is not None:
+            enable_keepalive(self._socket)
+
+    async def accept(self) -> _Stream:
+        """Wait for a connection and for a slot.
+
+        Running out of descriptors or memory does not raise: it is logged once a minute and tried again.
+
+        Raises:
+            trio.ClosedResourceError: the listener was closed.
+            OSError: from the inner listener, anything else.
+        """
+        while True:
+            if self._socket is not None:
+                await _wait_for_connection(self._socket)
+            await self.slots.acquire()
+            try:
+                return await self.inner.accept()
+            except OSError as error:
+                self.slots.release()
+                if error.errno not in EXHAUSTED:
+                    raise
+                self._warn(error)
+            except BaseException:
+                self.slots.release()
+                raise
+            await trio.sleep(PAUSE)
+
+    def _warn(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now >= self._warn_again:
+            self._warn_again = now + QUIET
+            _log.warning(
+                "can't accept on %s: %s; trying again", describe(self), os.strerror(error.errno or 0)
+            )
+
+    async def aclose(self) -> None:
+        """Close the inner listener; slots of accepted streams stay taken."""
+        await self.inner.aclose()
+
+
+async def _wait_for_connection(sock: trio.socket.SocketType) -> None:
+    if sock.fileno() < 0:
+        raise trio.ClosedResourceError("this listener was closed")
+    await trio.lowlevel.wait_readable(sock)
+
+
+class UnixListener(trio.abc.Listener[trio.SocketStream]):
+    """A listener on a socket in the file system; made by ``open_unix_listener``.
+
+    Attributes:
+        inner: the plain listener.
+        path: where it is.
+    """
+
+    __slots__ = ("_identity", "inner", "path")
+
+    def __init__(self, inner: trio.SocketListener, path: Path) -> None:
+        """Take over *inner*, bound to *path*."""
+        self.inner = inner
+        self.path = path
+        self._identity = _identity(path)
+
+    async def accept(self) -> trio.SocketStream:
+        """Accept a connection."""
+        return await self.inner.accept()
+
+    async def aclose(self) -> None:
+        """Close, and remove the socket from the file system if it is still ours."""
+        if self.inner.socket.fileno() >= 0:
+            with suppress(OSError):
+                if _identity(self.path) == self._identity:
+                    self.path.unlink()
+        await self.inner.aclose()
+
+
+def open_unix_listener(path: str | os.PathLike[str], *, mode: int = 0o600) -> UnixListener:
+    """Listen on a socket at *path*, which nobody can connect to before it has *mode*.
+
+    A socket left over by a process that has ended is replaced; nothing else ever is.
+
+    Raises:
+        ConfigurationError: something is there already, somebody listens there, or the place is no good.
+    """
+    where = Path(path)
+    _remove_stale(where)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = False
+    try:
+        sock.bind(str(where))
+        bound = True
+        # Until listen() connections are refused, so the mode is right before the first.
+        where.chmod(mode)
+        sock.listen(BACKLOG)
+        return UnixListener(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), where)
+    except BaseException as error:
+        sock.close()
+        if bound:
+            where.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConfigurationError(f"can't listen on unix:{where}: {error.strerror or error}") from None
+        raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on.
+
+    Raises:
+        ConfigurationError: something else is there.
+    """
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"can't listen on unix:{path}: {type(error).__name__}") from None
+    if not stat.S_ISSOCK(kind):
+        raise ConfigurationError(f"can't listen on unix:{path}: it exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - positional only
+        code = probe.connect_ex(str(path))
+    if code != errno.ECONNREFUSED:
+        raise ConfigurationError(f"can't listen on unix:{path}: another process listens there")
+    path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+def _listening_socket(listener: object) -> trio.socket.SocketType | None:
+    while isinstance(listener, (BoundedListener, UnixListener)):
+        listener = listener.inner
+    return listener.socket if isinstance(listener, trio.SocketListener) else None
+
+
+def describe(listener: object) -> str:
+    """Name what *listener* is bound to: ``127.0.0.1:8080``, ``[::1]:8080``, ``unix:/path``; else its type."""
+    sock = _listening_socket(listener)
+    if sock is None or sock.fileno() < 0:
+        return type(listener).__name__
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(name)}"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_endpoints(listener: object) -> list[tuple[IPAddress, int]]:
+    """Return the addresses and ports at which *listener* is reached by TCP; none for other kinds.
+
+    An unspecified address (``0.0.0.0``, ``::``) stands for every address of the host.
+    """
+    sock = _listening_socket(listener)
+    if sock is None or sock.fileno() < 0 or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return []
+    name = sock.getsockname()
+    address = parse_address(name[0].partition("%")[0])
+    assert address is not None, "the kernel gave an address that is none"
+    return [(address, name[1])]

@@ -1,0 +1,206 @@
+"""Copies bytes both ways between two streams until both are done, and says why it ended.
+
+Two ways lead through here with one behaviour. Where both ends are sockets, perhaps with bytes read ahead,
+they are moved on the descriptors (see ``direction``); any other streams (TLS, memory, a virtual machine's) go
+through ``receive_some`` and ``send_all``. What is surprising: an end is passed on in its own direction only,
+because a client may well shut down its sending side and then wait for the answer.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Counts", "Ended", "relay"]
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Literal, Protocol
+
+import trio
+
+from sbxproxy.net.direction import CHUNK, Broken, Direction
+from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream
+
+Ended = Literal["eof", "idle", "linger", "client-reset", "upstream-reset", "closed"]
+"""Why a relay ended: both sides had sent everything; nothing moved for too long; one side had ended, the
+other could not be told so and then moved nothing; a side failed; a stream was closed by another task."""
+
+
+class Counts(Protocol):
+    """Where bytes are counted as they go; a ``Flow`` is one."""
+
+    bytes_up: int
+    bytes_down: int
+
+
+class _Patience:
+    """The one deadline of a relay, moved on as bytes move.
+
+    It is set about once a second at most, not per chunk, and then by that much more: a relay is never ended
+    before *idle* seconds without a byte, and at most a tenth or a second later, whichever is less.
+    """
+
+    __slots__ = ("_again", "_idle", "_scope", "_slack", "lingering")
+
+    def __init__(self, scope: trio.CancelScope, idle: float | None) -> None:
+        self._scope = scope
+        self.lingering = False
+        self._again = 0.0
+        self._slack = 0.0
+        self._start(idle)
+
+    def _start(self, idle: float | None) -> None:
+        self._idle = idle
+        if idle is not None:
+            self._slack = min(1.0, idle / 10)
+            self._again = trio.current_time()
+            self._scope.deadline = self._again + idle
+
+    def moved(self) -> None:
+        """Note that bytes moved."""
+        if self._idle is not None and (now := trio.current_time()) >= self._again:
+            self._again = now + self._slack
+            self._scope.deadline = self._again + self._idle
+
+    def linger(self, seconds: float) -> None:
+        """From now on wait for *seconds* only."""
+        if self._idle is None or seconds < self._idle:
+            self.lingering = True
+            self._start(seconds)
+
+
+async def relay(
+    client: trio.abc.Stream,
+    upstream: trio.abc.Stream,
+    *,
+    idle: float | None,
+    linger: float,
+    count: Counts,
+) -> Ended:
+    """Copy untouched bytes between *client* and *upstream* until both directions have ended.
+
+    Each direction holds at most 64 KiB in memory (and what is in one borrowed pipe, at most 1 MiB) and reads
+    no more before its sink has taken that. Neither stream is closed: the caller does, and after a ``…-reset``
+    it should ``abort`` the other stream, so that a cut message is not taken for a whole one. Cancelling this
+    ends both directions, with an unknown part of the last chunk sent; the streams are then fit for closing
+    only.
+
+    Args:
+        client: the sandboxed program's side.
+        upstream: the other side.
+        idle: seconds without a byte in either direction after which it ends; ``None`` for no bound.
+        linger: the same once one direction has ended towards a stream that can't be half-closed.
+        count: gets ``bytes_up`` and ``bytes_down`` increased at once as bytes are handed to the receiving
+            side. Between sockets that is what its kernel took. Other streams don't tell how much of a failed
+            send they took, and what may have left counts as having left.
+
+    Returns:
+        Why it ended.
+    """
+
+    def up(size: int) -> None:
+        count.bytes_up += size
+        patience.moved()
+
+    def down(size: int) -> None:
+        count.bytes_down += size
+        patience.moved()
+
+    ended: Ended = "eof"
+    broken = False
+
+    async def guarded(run: Callable[[], Awaitable[None]], source: str, sink: str) -> None:
+        nonlocal ended, broken
+        try:
+            await run()
+        except Broken as failure:
+            if not broken:
+                broken = True
+                side = source if failure.at_source else sink
+                if failure.closed:
+                    ended = "closed"
+                else:
+                    ended = "client-reset" if side == "client" else "upstream-reset"
+            nursery.cancel_scope.cancel(reason="the relay broke")
+
+    # One child a relay: the other direction runs in this task, and the nursery's scope carries the deadline.
+    async with trio.open_nursery() as nursery:
+        patience = _Patience(nursery.cancel_scope, idle)
+        there, back = _directions(client, upstream, up=up, down=down, patience=patience, linger=linger)
+        nursery.start_soon(guarded, back, "upstream", "client")
+        await guarded(there, "client", "upstream")
+    if nursery.cancel_scope.cancelled_caught and not broken:
+        return "linger" if patience.lingering else "idle"
+    return ended
+
+
+def _directions(
+    client: trio.abc.Stream,
+    upstream: trio.abc.Stream,
+    *,
+    up: Callable[[int], None],
+    down: Callable[[int], None],
+    patience: _Patience,
+    linger: float,
+) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]:
+    """Choose how bytes are moved; the answer is what copies up and what copies down."""
+    ours, theirs = _bare_socket(client), _bare_socket(upstream)
+    if ours is not None and theirs is not None:
+        return (
+            Direction(ours, theirs, pending=_take_peeked(client), moved=up).run,
+            Direction(theirs, ours, pending=_take_peeked(upstream), moved=down).run,
+        )
+    copy = partial(_copy_stream, patience=patience, linger=linger)
+    return partial(copy, client, upstream, moved=up), partial(copy, upstream, client, moved=down)
+
+
+def _bare_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """Return the socket of *stream* if nothing but peeking is in between; subclasses might transform."""
+    while type(stream) in {PeekedStream, HalfCloseablePeekedStream}:
+        assert isinstance(stream, PeekedStream)
+        stream = stream.inner
+    return stream.socket if type(stream) is trio.SocketStream else None
+
+
+def _take_peeked(stream: trio.abc.Stream) -> bytes:
+    """Take what was read ahead, the outermost wrapper's bytes first."""
+    taken = b""
+    while isinstance(stream, PeekedStream):
+        taken += stream.consume(len(stream.peeked))
+        stream = stream.inner
+    return taken
+
+
+async def _copy_stream(
+    source: trio.abc.Stream,
+    sink: trio.abc.Stream,
+    *,
+    moved: Callable[[int], None],
+    patience: _Patience,
+    linger: float,
+) -> None:
+    """Copy *source* to *sink* and end the sink's receiving, or shorten the patience where it can't be told.
+
+    Raises:
+        Broken: one of the streams failed.
+    """
+    while True:
+        try:
+            chunk = await source.receive_some(CHUNK)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _broken(error, at_source=True) from None
+        try:
+            if chunk:
+                moved(len(chunk))
+                await sink.send_all(chunk)
+                patience.moved()
+                continue
+            if isinstance(sink, trio.abc.HalfCloseableStream):
+                await sink.send_eof()
+            else:
+                patience.linger(linger)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _broken(error, at_source=False) from None
+        return
+
+
+def _broken(error: Exception, *, at_source: bool) -> Broken:
+    return Broken(at_source=at_source, closed=isinstance(error, trio.ClosedResourceError))

@@ -1,0 +1,72 @@
+"""The socket below a stream: finding it, tuning it, and closing it so that the peer sees a failure.
+
+The surprising part is ``abort``: an ordinary close looks to the peer like a clean end, so after one side of a
+relay failed a truncated answer would pass for a whole one. A reset can't be taken for an end.
+"""
+
+from __future__ import annotations
+
+__all__ = ["abort", "enable_keepalive", "socket_below"]
+
+import socket
+import struct
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+_BELOW = ("inner", "transport", "transport_stream")
+"""Attributes under which wrappers keep what they wrap: ours, our TLS stream's, Trio's TLS stream's."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""``struct linger``: on, zero seconds. Closing then drops unsent bytes and sends RST (``SO_LINGER``)."""
+
+KEEPALIVE_IDLE = 60
+KEEPALIVE_INTERVAL = 15
+KEEPALIVE_PROBES = 4
+"""A dead peer is noticed after two minutes of silence (seconds, seconds, count). Linux's own default is two
+hours, far beyond what address translators remember."""
+
+
+class _Options(Protocol):
+    """A socket of the standard library or of Trio."""
+
+    def setsockopt(self, level: int, optname: int, value: int, /) -> None: ...
+
+
+def socket_below(stream: object) -> trio.socket.SocketType | None:
+    """Return the socket that carries *stream*, going down through its wrappers; ``None`` if there is none."""
+    seen = 0
+    while not isinstance(stream, trio.SocketStream):
+        stream = next((below for name in _BELOW if (below := getattr(stream, name, None)) is not None), None)
+        seen += 1
+        if stream is None or seen > 16:  # a wrapper may name itself
+            return None
+    return stream.socket
+
+
+async def abort(stream: trio.abc.AsyncResource) -> None:
+    """Close *stream* and all below it so that the peer sees a reset.
+
+    That is with a TCP socket at the bottom: nothing unsent is sent any more, and no goodbye. Other transports
+    are closed forcefully. It never waits and can't be cancelled, so it does not replace an exception on its
+    way. Again is harmless.
+    """
+    sock = socket_below(stream)
+    if sock is not None:
+        with suppress(OSError):  # closed already, or no TCP
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)
+
+
+def enable_keepalive(sock: _Options) -> None:
+    """Make the kernel probe a silent TCP peer; sockets accepted from a listening one inherit it.
+
+    Best effort: a socket of another kind, or a kernel without the finer options, is left as it is.
+    """
+    with suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
