@@ -5,8 +5,8 @@ import pytest
 from sbxproxy.address import parse_address, parse_network
 from sbxproxy.policy.decision import Deny, Inspect, Reason, Relay, Wire
 from sbxproxy.policy.explain import Explanation, HttpRequest, Target, explain, parse_target
-from sbxproxy.policy.judge import Boundary
 from sbxproxy.policy.model import Policy
+from sbxproxy.policy.reach import Boundary
 
 POLICY = Policy.parse(
     {

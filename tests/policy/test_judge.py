@@ -17,8 +17,9 @@ from sbxproxy.address import (
 )
 from sbxproxy.hostname import Hostname
 from sbxproxy.policy.decision import Decision, Deny, Dial, Facts, Inspect, Need, Reason, Relay, Wire
-from sbxproxy.policy.judge import Boundary, judge, permitted
+from sbxproxy.policy.judge import judge
 from sbxproxy.policy.model import Policy
+from sbxproxy.policy.reach import Boundary, permitted
 
 R = Reason
 SET = [{"transform": [{"headers": {"authorization": "x"}}]}]
@@ -493,6 +494,9 @@ def test_forwarded_requests_go_to_permitted_addresses_only():
     """The target of a forwardURL is resolved like any other, and its addresses are held to the same."""
     policy = Policy.parse({**RULES, "subnets": {"deny": [OTHER]}})
     assert permitted(policy, [at("10.0.0.1"), at(OTHER), at(PUBLIC)], 443, OPEN) == (at(PUBLIC),)
+    nothing = permitted(Policy.parse("deny-all"), [at(PUBLIC)], 443, OPEN)
+    assert isinstance(nothing, Deny)
+    assert nothing.reason == R.DENY_ALL
     denied = permitted(policy, [at("10.0.0.1")], 443, OPEN)
     assert isinstance(denied, Deny)
     assert denied.reason == R.PRIVATE_ADDRESS

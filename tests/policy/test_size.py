@@ -7,8 +7,9 @@ import pytest
 from sbxproxy.address import parse_address
 from sbxproxy.hostname import Hostname
 from sbxproxy.policy.decision import Facts, Need, Reason, Wire
-from sbxproxy.policy.judge import Boundary, judge
+from sbxproxy.policy.judge import judge
 from sbxproxy.policy.model import Policy
+from sbxproxy.policy.reach import Boundary
 
 COUNT = 100_000
 HANG = 20.0

@@ -14,6 +14,7 @@ __all__ = [
     "Finding",
     "Forward",
     "Handle",
+    "HttpRequest",
     "Inspect",
     "Mode",
     "Need",
@@ -53,11 +54,12 @@ from sbxproxy.policy.decision import (
     Relay,
     Wire,
 )
-from sbxproxy.policy.explain import Explanation, Target, explain, parse_target
-from sbxproxy.policy.judge import Boundary, judge, permitted
+from sbxproxy.policy.explain import Explanation, HttpRequest, Target, explain, parse_target
+from sbxproxy.policy.judge import judge
 from sbxproxy.policy.lint import Finding, Severity, lint
 from sbxproxy.policy.model import DomainMatch, Policy
 from sbxproxy.policy.path import canonical_path, is_ambiguous_path
+from sbxproxy.policy.reach import Boundary, permitted
 from sbxproxy.policy.reading import Mode
 from sbxproxy.policy.rules import Rule, RuleSet
 from sbxproxy.policy.schema import json_schema

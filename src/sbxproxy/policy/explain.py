@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.policy.decision import Decision, Deny, Facts, Handle, Inspect, Need, Reason, Relay, Wire
-from sbxproxy.policy.judge import Boundary, judge
+from sbxproxy.policy.judge import judge
 from sbxproxy.policy.model import Policy
 from sbxproxy.policy.path import is_ambiguous_path
+from sbxproxy.policy.reach import Boundary
 from sbxproxy.policy.rules import Rule
 
 _WIRES = {"https": Wire.TLS, "http": Wire.HTTP, "postgres": Wire.POSTGRES, "postgresql": Wire.POSTGRES}

@@ -9,48 +9,12 @@ from __future__ import annotations
 
 __all__ = ["Boundary", "judge", "permitted"]
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-from sbxproxy.address import (
-    AddressClass,
-    IPAddress,
-    IPNetwork,
-    PrefixTable,
-    classify,
-    forms,
-    unmapped,
-)
+from sbxproxy.address import IPAddress, IPNetwork, unmapped
 from sbxproxy.hostname import Hostname
 from sbxproxy.policy.decision import Decision, Deny, Dial, Facts, Inspect, Need, Reason, Relay, Wire
 from sbxproxy.policy.model import DomainMatch, Policy
+from sbxproxy.policy.reach import NO_ADDRESS, Boundary, Reach, allow_range, permitted
 from sbxproxy.policy.reading import Mode
-
-
-def _no_listener(address: IPAddress, port: int) -> bool:  # noqa: ARG001
-    return False
-
-
-def _no_host_address(address: IPAddress) -> bool:  # noqa: ARG001
-    return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Boundary:
-    """What holds for every policy, set by the operator and by where the proxy runs.
-
-    Attributes:
-        never: ranges that nothing may reach.
-        private: ranges outside the public Internet that domain rules and allow-all may reach.
-        listeners: whether an address and port is one of the proxy's own listeners; those are closed to all.
-        is_host_address: whether an address is one of the machine's own; those, even public ones, are opened
-            by a range or by ``private`` only.
-    """
-
-    never: PrefixTable = field(default_factory=PrefixTable)
-    private: PrefixTable = field(default_factory=PrefixTable)
-    listeners: Callable[[IPAddress, int], bool] = _no_listener
-    is_host_address: Callable[[IPAddress], bool] = _no_host_address
 
 
 def judge(policy: Policy, facts: Facts, boundary: Boundary) -> Decision | Need:
@@ -64,23 +28,15 @@ def judge(policy: Policy, facts: Facts, boundary: Boundary) -> Decision | Need:
     return _Case(policy, facts, boundary).decide()
 
 
-def permitted(
-    policy: Policy, addresses: Sequence[IPAddress], port: int, boundary: Boundary
-) -> tuple[IPAddress, ...] | Deny:
-    """Return those of *addresses* that a domain rule or a forwardURL may dial; a denial if none may be."""
-    case = _Case(policy, Facts(host=Hostname(""), port=port), boundary)
-    return case.for_domain(addresses)
-
-
 class _Case:
     """One question, with what its steps share."""
 
-    __slots__ = ("boundary", "facts", "policy")
+    __slots__ = ("facts", "policy", "reach")
 
     def __init__(self, policy: Policy, facts: Facts, boundary: Boundary) -> None:
         self.policy = policy
         self.facts = facts
-        self.boundary = boundary
+        self.reach = Reach(policy, facts.port, boundary)
 
     def decide(self) -> Decision | Need:
         host = self.facts.host
@@ -89,7 +45,7 @@ class _Case:
                 return Deny(
                     reason=Reason.DENY_ALL,
                     detail="the policy denies everything",
-                    remedy=_allow_name(host) if isinstance(host, str) else _allow_range(host),
+                    remedy=_allow_name(host) if isinstance(host, str) else allow_range(host),
                 )
             case Mode.ALLOW_ALL:
                 return self.allow_all()
@@ -104,20 +60,20 @@ class _Case:
             if isinstance(host, str):
                 return Need.ADDRESSES
             addresses = (host,)
-        allowed = self.for_domain(addresses)
+        allowed = self.reach.for_domain(addresses)
         return allowed if isinstance(allowed, Deny) else self.relay(Reason.ALLOW_ALL, None, allowed)
 
     def numbered(self, address: IPAddress) -> Decision | Need:
         """Judge a target that is an address: by range, or else by server name, ignoring the address."""
         facts, policy = self.facts, self.policy
-        network = self.range_of(address)
+        network = self.reach.range_of(address)
         if network is not None:
             named = self.brokered()
             if named is not None:
                 return self.to_domain(named)
             return self.by_range(network, (address,))
         if not policy.has_domains:
-            return self.no_range(address)
+            return self.reach.no_range(address)
         match facts.wire:
             case None:
                 return Need.WIRE
@@ -132,7 +88,7 @@ class _Case:
             return Deny(
                 reason=Reason.NO_SNI,
                 detail=f"the ClientHello has no server name, and {address} is in no allowed range",
-                remedy=_allow_range(address),
+                remedy=allow_range(address),
             )
         found = policy.match_domain(name)
         return self.not_listed(name) if found is None else self.to_domain(found)
@@ -149,18 +105,18 @@ class _Case:
             if found is None or found.rules is None or found.rules.needs_upstream:
                 return Need.ADDRESSES
         elif not addresses:
-            return _nowhere()
+            return NO_ADDRESS
         else:
-            in_range = tuple(address for address in addresses if self.range_of(address) is not None)
+            in_range = tuple(address for address in addresses if self.reach.range_of(address) is not None)
             if in_range:
                 return self.named_in_range(name, in_range)
             if found is None:
-                return self.no_range(addresses[0])
+                return self.reach.no_range(addresses[0])
         assert found is not None
         if facts.wire == Wire.HTTP:
             return self.no_protocol(None)
         # Told before the first bytes are waited for, while the front can still say so in its own protocol.
-        allowed = () if addresses is None else self.for_domain(addresses)
+        allowed = () if addresses is None else self.reach.for_domain(addresses)
         if isinstance(allowed, Deny):
             return allowed
         match facts.wire:
@@ -174,7 +130,7 @@ class _Case:
 
     def named_in_range(self, name: Hostname, addresses: tuple[IPAddress, ...]) -> Decision:
         """Judge a named target with addresses in allowed ranges, which only those may be dialled."""
-        network = self.range_of(addresses[0])
+        network = self.reach.range_of(addresses[0])
         assert network is not None
         brokered = self.brokered()
         if brokered is None or brokered.rules is None:
@@ -212,7 +168,7 @@ class _Case:
             if found.rules is None or found.rules.needs_upstream:
                 return Need.ADDRESSES
             return self.go_to_domain(found, ())
-        allowed = self.for_domain(addresses)
+        allowed = self.reach.for_domain(addresses)
         return allowed if isinstance(allowed, Deny) else self.go_to_domain(found, allowed)
 
     def go_to_domain(self, found: DomainMatch, allowed: tuple[IPAddress, ...]) -> Decision:
@@ -241,83 +197,6 @@ class _Case:
             provisional=provisional,
         )
 
-    # -- addresses
-
-    def closed(self, address: IPAddress) -> Deny | None:
-        """Return why nothing may reach *address*, in any of its forms."""
-        boundary, deny = self.boundary, self.policy.deny
-        for form in forms(address):
-            if boundary.listeners(form, self.facts.port):
-                return Deny(
-                    reason=Reason.PROXY_ADDRESS,
-                    detail=f"{address} port {self.facts.port} is the proxy itself",
-                )
-            if boundary.never.find(form) is not None:
-                return Deny(
-                    reason=Reason.ADDRESS_DENIED, detail=f"{address} is in a range that the operator closed"
-                )
-            network = deny.find(form)
-            if network is not None:
-                return Deny(
-                    reason=Reason.ADDRESS_DENIED,
-                    detail=f"{address} is in a denied range",
-                    matched=f"subnets.deny {network}",
-                    remedy=f"remove {network} from subnets.deny",
-                )
-        return None
-
-    def range_of(self, address: IPAddress) -> IPNetwork | None:
-        """Return the allowed range that opens *address* as it would be dialled."""
-        network = self.policy.allow.find(address)
-        return network if network is None or self.closed(address) is None else None
-
-    def for_domain(self, addresses: Sequence[IPAddress]) -> tuple[IPAddress, ...] | Deny:
-        """Keep those that a domain rule or allow-all may reach; without any, say why not the first."""
-        allow = self.policy.allow
-        allowed = tuple(
-            address
-            for address in addresses
-            if self.closed(address) is None and (allow.find(address) is not None or self.is_open(address))
-        )
-        if allowed:
-            return allowed
-        if not addresses:
-            return _nowhere()
-        return self.closed(addresses[0]) or self.private(addresses[0])
-
-    def is_open(self, address: IPAddress) -> bool:
-        """Tell whether *address* is in every form public and not ours, or opened by the operator."""
-        boundary = self.boundary
-        return all(
-            (classify(form) is AddressClass.PUBLIC and not boundary.is_host_address(form))
-            or boundary.private.find(form) is not None
-            for form in forms(address)
-        )
-
-    def private(self, address: IPAddress) -> Deny:
-        kinds = {classify(form) for form in forms(address)} - {AddressClass.PUBLIC}
-        what = " and ".join(sorted(kinds)) if kinds else "this machine's own"
-        operator = f'the operator\'s private_networks with "{_host_range(address)}"'
-        by_policy = "" if self.policy.mode is Mode.ALLOW_ALL else f"{_allow_range(address)}, or "
-        return Deny(
-            reason=Reason.PRIVATE_ADDRESS,
-            detail=f"{address} is not on the public Internet ({what})",
-            remedy=by_policy + operator,
-        )
-
-    def no_range(self, address: IPAddress) -> Deny:
-        """Deny an address that no range opens, where no name can open it either."""
-        refused = self.closed(address)
-        if refused is not None:
-            return refused
-        if not self.is_open(address):
-            return self.private(address)
-        return Deny(
-            reason=Reason.ADDRESS_DENIED,
-            detail=f"{address} is in no allowed range",
-            remedy=_allow_range(address),
-        )
-
     # -- first bytes
 
     def bad_hello(self) -> Deny | None:
@@ -344,7 +223,7 @@ class _Case:
                 reason, what = Reason.PROTOCOL_NOT_ALLOWED, "a protocol other than TLS"
         if address is None and self.facts.addresses:
             address = self.facts.addresses[0]
-        remedy = _allow_range(address) if address is not None else "an address range in subnets.allow"
+        remedy = allow_range(address) if address is not None else "an address range in subnets.allow"
         return Deny(
             reason=reason,
             detail=f"{what} passes to allowed ranges only: it has no server name to rely on",
@@ -366,18 +245,5 @@ def _mismatch(name: Hostname) -> Deny:
     )
 
 
-def _nowhere() -> Deny:
-    return Deny(reason=Reason.ADDRESS_DENIED, detail="the name has no address")
-
-
-def _host_range(address: IPAddress) -> str:
-    plain = unmapped(address)
-    return f"{plain}/{plain.max_prefixlen}"
-
-
 def _allow_name(name: Hostname) -> str:
     return f'"allow": ["{name}"]'
-
-
-def _allow_range(address: IPAddress) -> str:
-    return f'"subnets": {{"allow": ["{_host_range(address)}"]}}'

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sbxproxy.errors import PolicyProblem
-from sbxproxy.policy import document as shapes
+from sbxproxy.policy import document, shapes
 from sbxproxy.policy.fault import Fault
 from sbxproxy.policy.place import locate
 
 # Of the two kinds of pair only the names of keys count here, and those are the same.
 _SHAPES: dict[str, type[BaseModel]] = {
-    "subnets": shapes.SubnetsShape,
+    "subnets": document.SubnetsShape,
     "rule": shapes.RuleShape,
     "match": shapes.MatchShape,
     "matcher": shapes.MatcherShape,
@@ -28,8 +28,8 @@ _SHAPES: dict[str, type[BaseModel]] = {
     "pair": shapes.KeyValueShape,
     "transform": shapes.TransformShape,
     "response": shapes.ResponseShape,
-    "injection": shapes.InjectionShape,
-    "forwarding": shapes.ForwardingShape,
+    "injection": document.InjectionShape,
+    "forwarding": document.ForwardingShape,
 }
 
 _KINDS: dict[str, tuple[str, str]] = {
@@ -46,18 +46,16 @@ _KINDS: dict[str, tuple[str, str]] = {
 }
 
 
-def problems_of(error: ValidationError, document: object) -> list[PolicyProblem]:
+def problems_of(error: ValidationError, value: object) -> list[PolicyProblem]:
     """Put each error into words."""
-    root = shapes.Document if error.title == shapes.Document.__name__ else shapes.NormalisedDocument
-    return [
-        _problem(detail, document, root) for detail in error.errors(include_url=False, include_input=False)
-    ]
+    root = document.Document if error.title == document.Document.__name__ else document.NormalisedDocument
+    return [_problem(detail, value, root) for detail in error.errors(include_url=False, include_input=False)]
 
 
-def _problem(detail: ErrorDetails, document: object, root: type[BaseModel]) -> PolicyProblem:
+def _problem(detail: ErrorDetails, value: object, root: type[BaseModel]) -> PolicyProblem:
     # Tags of unions stand in angle brackets; "[key]" marks that the key itself is at fault.
     steps = [step for step in detail["loc"] if step not in {"<list>", "<map>", "[key]"}]
-    place = locate(steps, document)
+    place = locate(steps, value)
     context = detail.get("ctx", {})
     match detail["type"]:
         case "value_error" if isinstance(fault := context.get("error"), Fault):
