@@ -153,19 +153,21 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
 
 def _patterns(texts: Iterable[str], place: str, problems: list[PolicyProblem], *, keyed: bool) -> list[str]:
     """Read patterns. In a map two keys that mean the same are a fault, in a list they do no harm."""
-    patterns: dict[str, str] = {}
+    patterns: dict[str, tuple[int, str]] = {}
+
+    def here(position: int, text: str) -> str:
+        return place + (key_place(text, position) if keyed else f"[{position}]")
+
     for position, text in enumerate(texts):
-        here = place + (key_place(text, position) if keyed else f"[{position}]")
         try:
             pattern = parse_pattern(text)
         except Fault as fault:
-            problems.append(PolicyProblem(here, fault.problem, fault.expected))
+            problems.append(PolicyProblem(here(position, text), fault.problem, fault.expected))
             continue
-        if keyed and pattern in patterns:
-            problems.append(
-                PolicyProblem(here, f"the same pattern as {patterns[pattern]}", "each pattern once")
-            )
-        patterns.setdefault(pattern, here)
+        first = patterns.setdefault(pattern, (position, text))
+        if keyed and first[0] != position:
+            problem = f"the same pattern as {here(*first)}"
+            problems.append(PolicyProblem(here(position, text), problem, "each pattern once"))
     return list(patterns)
 
 
