@@ -27,18 +27,17 @@ from typing import Literal
 from sbxproxy.wire.alert import Alert
 from sbxproxy.wire.result import Hint
 
-MAX_HELLO_WIRE = 64 * 1024
-"""Bytes of records a hello may take: ``Limits.client_hello``. Real ones take up to 2 KiB; nginx and Envoy
-stop at 16 KiB."""
-
 MAX_HELLO_MESSAGE = 32 * 1024
-"""Bytes of the handshake message itself; the difference to the above is for record headers of hellos cut
-small."""
+"""Bytes of the handshake message. Real ones take up to 2 KiB; nginx and Envoy stop at 16 KiB, OpenSSL at
+128."""
 
 MAX_RECORDS = 4096
 """Records that one hello may be spread over. A post-quantum hello in records of one byte takes 1,900. Each
 costs a step of the loop on every look, so this bounds what a client that sends byte by byte can make us
 compute."""
+
+MAX_HELLO_WIRE = 4 + MAX_HELLO_MESSAGE + 5 * MAX_RECORDS
+"""Bytes of records that the two bounds amount to, 52 KiB: at so many there is always a verdict."""
 
 MAX_EXTENSIONS = 256
 """Extensions in one hello, against the same. Browsers send 18, the registry holds about 60."""
@@ -138,7 +137,7 @@ def _gather(data: bytes) -> tuple[bytes, int, Malformed | Literal[Hint.NOT_MINE]
         length = data[start - 2] << 8 | data[start - 1]
         position = start + length
         records += 1
-        if position > MAX_HELLO_WIRE or records > MAX_RECORDS:
+        if records > MAX_RECORDS:
             return bytes(message), position, _TOO_LARGE
         before = len(message)
         message += data[start:position]

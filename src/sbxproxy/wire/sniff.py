@@ -25,8 +25,8 @@ def sniff_http(data: bytes) -> Sniffed | Hint:
     """
     space = data.find(b" ", 0, _LONGEST_METHOD + 1)
     method = data[:space] if space >= 0 else data[: _LONGEST_METHOD + 1]
-    if not method or not _METHOD.fullmatch(method):
-        return Hint.NOT_MINE
+    if not _METHOD.fullmatch(method):
+        return Hint.NOT_MINE if data else Hint.NEED_MORE
     if space < 0:
         return Hint.NEED_MORE if len(data) <= _LONGEST_METHOD else Hint.NOT_MINE
     target = data[space + 1 : space + 9]
