@@ -33,7 +33,7 @@ CHUNK = 64 * 1024
 """Bytes read at once, and so the most that one direction holds in memory."""
 
 CHUNKS_PER_TURN = 4
-"""Full chunks moved before others get the processor."""
+"""Chunks moved before others get the processor."""
 
 SPLICE_AFTER = 256 * 1024
 """Bytes after which a direction is worth a pipe; most connections of package managers and APIs stay below."""
@@ -150,17 +150,16 @@ class Direction:
             if sent:
                 self._count(sent)
             if sent < size:
-                full = 0
                 # The scratch buffer is anybody's from the next await on.
                 await self._send(bytes(view[sent:size]))
             elif size < CHUNK:  # that was all there was: trying again would be a call for nothing
                 full = 0
                 await self._readable()
-            else:
-                full += 1
-                if full >= CHUNKS_PER_TURN:
-                    full = 0
-                    await trio.lowlevel.checkpoint()
+                continue
+            full += 1
+            if full >= CHUNKS_PER_TURN:
+                full = 0
+                await trio.lowlevel.checkpoint()
         return False
 
     async def _send(self, data: bytes) -> None:

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+import trio.testing
+
+
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """A clock that jumps only when sockets and threads have been quiet for a while too."""
+    return trio.testing.MockClock(autojump_threshold=0.1)
