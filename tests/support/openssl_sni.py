@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ssl
 import tempfile
 
@@ -17,8 +17,8 @@ REFUSED = "refused before it looked at the name"
 def _credentials() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "oracle.example")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+    now = dt.datetime.now(dt.timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1))
     return key, builder.sign(key, hashes.SHA256())
 
 
@@ -29,7 +29,9 @@ def _pyopenssl_context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_privatekey(_KEY)
     context.use_certificate(_CERT)
-    context.set_tlsext_servername_callback(lambda connection: connection.get_app_data().append(connection.get_servername()))
+    context.set_tlsext_servername_callback(
+        lambda connection: connection.get_app_data().append(connection.get_servername())
+    )
     return context
 
 

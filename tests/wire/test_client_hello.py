@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import hello as h
-from support.finality import decided_at, outcome
 
 from sbxproxy.wire.client_hello import (
     MAX_EXTENSIONS,
@@ -17,6 +15,8 @@ from sbxproxy.wire.client_hello import (
 )
 from sbxproxy.wire.result import Hint
 from sbxproxy.wire.tls import Alert, ClientHello, Malformed, parse_client_hello, sniff_tls
+from support import hello as h
+from support.finality import decided_at, outcome
 
 CAPTURED = sorted((Path(__file__).parents[1] / "data" / "hellos").glob("*.bin"))
 BROWSERS_WITH_ECH = ("chrome124", "chrome131", "chrome142", "chrome150", "firefox133", "firefox144", "tor145")
@@ -163,7 +163,9 @@ def test_t15_the_major_record_version_is_not(version):
     assert decided_at(parse_client_hello, later) == 55 + 2
 
 
-@pytest.mark.parametrize(("version", "accepted"), [(b"\3\0", True), (b"\3\1", True), (b"\3\x99", True), (b"\2\0", False)])
+@pytest.mark.parametrize(
+    ("version", "accepted"), [(b"\3\0", True), (b"\3\1", True), (b"\3\x99", True), (b"\2\0", False)]
+)
 def test_t15_legacy_version(version, accepted):
     data = h.records(h.hello_message(h.server_name(b"a.example"), version=version))
     if accepted:
@@ -205,7 +207,9 @@ def test_t10_too_many_records_are_refused():
 def test_t11_too_many_extensions_are_refused():
     few = b"".join(h.extension(0x4000 + number, b"") for number in range(MAX_EXTENSIONS))
     assert well_formed(h.records(h.hello_message(few)))
-    assert malformed(h.records(h.hello_message(few + h.extension(0x7000, b"")))).problem == "too many extensions"
+    assert (
+        malformed(h.records(h.hello_message(few + h.extension(0x7000, b"")))).problem == "too many extensions"
+    )
 
 
 # -- lies
@@ -331,7 +335,17 @@ def test_t14_pre_shared_key_is_last_or_refused():
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"\0\0", b"\0\1\0", b"\0\3\2h2\0", b"\0\2\2h", b"\0\4\2h2", b"\0\5\2h2\2h", b"\0\4\2h2\0", b"\0\2\2h2"],
+    [
+        b"",
+        b"\0\0",
+        b"\0\1\0",
+        b"\0\3\2h2\0",
+        b"\0\2\2h",
+        b"\0\4\2h2",
+        b"\0\5\2h2\2h",
+        b"\0\4\2h2\0",
+        b"\0\2\2h2",
+    ],
 )
 def test_t11_malformed_alpn_is_refused(body):
     malformed(h.records(h.hello_message(h.server_name(b"a.example") + h.extension(16, body))))

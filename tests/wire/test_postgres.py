@@ -5,7 +5,6 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.finality import decided_at, outcome
 
 from sbxproxy.wire.postgres import (
     GSSENC_REQUEST,
@@ -16,6 +15,7 @@ from sbxproxy.wire.postgres import (
     sniff_postgres,
 )
 from sbxproxy.wire.result import Hint, Sniffed
+from support.finality import decided_at, outcome
 
 
 def start(length: int, code: int) -> bytes:
@@ -54,7 +54,9 @@ def test_p3_a_request_for_encryption_has_eight_bytes_or_is_refused(length, code)
     )
 
 
-@pytest.mark.parametrize(("length", "accepted"), [(8, False), (12, False), (15, False), (16, True), (268, True), (269, False)])
+@pytest.mark.parametrize(
+    ("length", "accepted"), [(8, False), (12, False), (15, False), (16, True), (268, True), (269, False)]
+)
 def test_p8_cancel_requests_have_a_key_of_4_to_256_bytes(length, accepted):
     kind = PostgresStart.CANCEL_REQUEST if accepted else PostgresStart.MALFORMED
     assert parse_start(start(length, 80877102)) is kind

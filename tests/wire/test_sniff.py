@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import hello as h
-from support.finality import decided_at, outcome
 
 from sbxproxy.wire.postgres import SSL_REQUEST
 from sbxproxy.wire.proxy_protocol import build_local
 from sbxproxy.wire.result import Hint, Sniffed
 from sbxproxy.wire.sniff import BUILTIN, bytes_wanted, sniff, sniff_http
+from support import hello as h
+from support.finality import decided_at, outcome
 
 HELLO = h.records(h.client_hello("a.example.com", protocols=(b"h2",)))
 
