@@ -98,6 +98,19 @@ def test_n10_names_are_reported_raw(name):
     assert well_formed(h.records(h.client_hello(name))).server_name == name
 
 
+def test_t10_what_follows_the_last_record_is_not_looked_at():
+    """Early data, or a second flight that came along; even a broken one."""
+    data = h.records(h.client_hello())
+    for tail in (h.records(h.client_hello("evil.example")), h.record(b""), h.record(b"x", kind=20), b"\x16"):
+        assert parse_client_hello(data + tail) == parse_client_hello(data)
+
+
+def test_t11_the_smallest_hello():
+    data = h.records(h.hello_message(None, ciphers=b"\x13\x01"))
+    assert len(data) == 5 + 4 + 41
+    assert well_formed(data).size == len(data)
+
+
 # -- records
 
 
@@ -229,6 +242,7 @@ LIES = {
     "message-length-huge": (patched(1, bytes.fromhex("030d40")), 5 + 4),
     "message-length-tiny": (patched(1, bytes.fromhex("000028")), 5 + 4),
     "message-shorter-than-record": (patched(1, (len(GOOD_MESSAGE) - 5).to_bytes(3, "big")), 5 + 4),
+    "legacy-version": (patched(4, b"\x02\x00"), 5 + 6),
     "session-id-33": (patched(AT_SESSION, b"\x21"), 5 + 39),
     "session-id-255": (patched(AT_SESSION, b"\xff"), 5 + 39),
     "ciphers-odd": (patched(AT_CIPHERS, b"\x00\x07"), 5 + 41),
@@ -260,6 +274,26 @@ def test_t11_a_message_cut_short_by_its_own_length_is_refused(cut):
     """The length is honest about the bytes, but the structure inside doesn't fit."""
     body = NO_EXTENSIONS[4:-cut]
     malformed(h.record(b"\x01" + h.vector(body, 3)))
+
+
+@pytest.mark.parametrize(
+    ("session_id", "ciphers", "cut", "problem"),
+    [
+        (b"s" * 8, b"", 5, "no room for cipher suites"),
+        (b"s" * 8, b"", 4, "no room for cipher suites"),
+        (b"s" * 8, b"\x13\x01", 2, "no room for compression methods"),
+    ],
+)
+def test_t11_fields_that_begin_at_the_end_are_refused(session_id, ciphers, cut, problem):
+    message = h.hello_message(None, session_id=session_id, ciphers=ciphers)
+    assert malformed(h.record(b"\x01" + h.vector(message[4:-cut], 3))).problem == problem
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\0\0\0", b"\0\0\0\0\0"])
+def test_t11_no_room_for_extensions_or_for_one(tail):
+    malformed(h.record(b"\x01" + h.vector(NO_EXTENSIONS[4:] + tail, 3)))
+    extensions = h.server_name(b"a.example") + tail[:3]
+    assert malformed(h.records(h.hello_message(extensions))).problem == "no room for an extension"
 
 
 @pytest.mark.parametrize("cut", range(1, 80))

@@ -62,6 +62,13 @@ def test_h13_any_upper_case_word_of_up_to_20_letters_may_be_a_method(method):
     assert sniff(method + b" /") == Sniffed("http")
 
 
+def test_h13_a_longer_word_is_no_method():
+    assert sniff_http(b"A" * 20) is Hint.NEED_MORE
+    assert sniff_http(b"A" * 21) is Hint.NOT_MINE
+    assert sniff_http(b"A" * 21 + b" /") is Hint.NOT_MINE
+    assert decided_at(sniff_http, b"A" * 30) == 21
+
+
 @given(st.sampled_from([data for data, _ in STREAMS.values()]), st.data())
 def test_t7_the_answer_does_not_depend_on_the_segments(stream, data):
     cut = data.draw(st.integers(0, len(stream)))
@@ -146,3 +153,9 @@ def test_t18_waiting_for_the_bytes_wanted_never_overshoots(name):
         assert have < wanted <= at
         have = wanted
     assert answer == expected
+
+
+def test_t18_a_hello_is_asked_about_again_when_it_can_be_whole():
+    assert bytes_wanted(HELLO[:9]) == len(HELLO)
+    assert bytes_wanted(HELLO[:-1]) == len(HELLO)
+    assert bytes_wanted(b"GE") == 3

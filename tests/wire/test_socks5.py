@@ -116,3 +116,11 @@ def test_replies():
     assert socks5.auth_reply(ok=False) == b"\1\1"
     assert socks5.reply(Reply.SUCCEEDED) == bytes.fromhex("05000001000000000000")
     assert socks5.reply(Reply.NOT_ALLOWED) == bytes.fromhex("05020001000000000000")
+
+
+def test_reply_codes_are_numbered_in_the_order_of_the_rfc():
+    assert [code.name for code in sorted(Reply)] == [
+        "SUCCEEDED", "GENERAL_FAILURE", "NOT_ALLOWED", "NETWORK_UNREACHABLE", "HOST_UNREACHABLE", "CONNECTION_REFUSED",
+        "TTL_EXPIRED", "COMMAND_NOT_SUPPORTED", "ADDRESS_TYPE_NOT_SUPPORTED",
+    ]  # fmt: skip
+    assert sorted(Reply) == list(range(9))
