@@ -1,7 +1,7 @@
 """HTTP heads as frozen values: what transforms see and change.
 
-Values are kept as bytes, because RFC 9110 section 5.5 lets header values hold octets that are no text (obs-text). The ``str`` views
-are latin-1, which maps each octet to one character and back.
+Values are kept as bytes, because RFC 9110 section 5.5 lets header values hold octets that are no text
+(obs-text). The ``str`` views are latin-1, which maps each octet to one character and back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Self
 
 
 def fold_name(name: str | bytes) -> bytes:
-    """Make a header name comparable: lower case, and ``_`` as ``-``, since WSGI and CGI servers take them for the same."""
+    """Make a header name comparable: lower case, and ``_`` as ``-``, which WSGI and CGI can't tell apart."""
     raw = name.encode("ascii") if isinstance(name, str) else name
     return raw.lower().replace(b"_", b"-")
 
@@ -58,7 +58,7 @@ class Headers:
     def get_all(self, name: str | bytes) -> list[str]:
         """Return all values of *name*, in order."""
         wanted = (name.encode("latin-1") if isinstance(name, str) else name).lower()
-        return [value.decode("latin-1") for field_name, value in self.fields if field_name.lower() == wanted]
+        return [value.decode("latin-1") for sent, value in self.fields if sent.lower() == wanted]
 
     def without(self, *names: str | bytes) -> Self:
         """Drop every field whose name is one of *names*, in any case, and with ``_`` for ``-``."""
@@ -69,7 +69,8 @@ class Headers:
         """Drop every field of that name and put this one last: afterwards it stands exactly once.
 
         Raises:
-            ValueError: the name is no token, or the value holds a control character; the message doesn't show the value.
+            ValueError: the name is no token, or the value holds a control character; the message doesn't show
+                the value.
         """
         raw_name, raw_value = check_field(name, value)
         return replace(self, fields=(*self.without(name).fields, (raw_name, raw_value)))
@@ -82,8 +83,8 @@ def check_field(name: str, value: str) -> tuple[bytes, bytes]:
     """Return the field as bytes (RFC 9110 section 5.6.2 and 5.5).
 
     Raises:
-        ValueError: the name is no token, or the value has CR, LF, NUL, another control character or a character above
-            U+007E; the message never shows the value.
+        ValueError: the name is no token, or the value has CR, LF, NUL, another control character or a
+            character above U+007E; the message never shows the value.
     """
     if not name or not name.isascii() or not _TOKEN.issuperset(name.encode()):
         raise ValueError("header name is not a token (RFC 9110 section 5.6.2)")
@@ -98,10 +99,11 @@ class Request:
 
     Attributes:
         method: upper-case token.
-        target: origin-form, path and query as sent.
-        headers: end-to-end fields, without ``host``, ``content-length`` and ``transfer-encoding``.
-        host: the server name, canonical, with ``:port`` unless 443.
-        body: the whole body where a transform asked for it, otherwise ``None``: it is streamed. A transform may replace it.
+        target: origin-form, path and query as sent, or ``*``.
+        headers: end-to-end fields, without ``host``, ``content-length``, ``transfer-encoding`` and ``expect``.
+        host: the verified server name, canonical, with ``:port`` unless that is the scheme's own.
+        body: the whole body where a transform asked for it, otherwise ``None``: it is streamed. A transform
+            may replace it.
     """
 
     method: str
@@ -131,12 +133,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """A response: made by a rule or a transform (then ``body`` is all of it), or an upstream's head (``body`` is ``None``: streamed).
+    """A response, made by a rule or a transform, or the head of an upstream's.
 
     Attributes:
         status: 200 to 599.
         headers: end-to-end fields; framing is made by the core.
-        body: the whole body, or ``None`` for one that is streamed.
+        body: the whole body, or ``None`` for an upstream's, which is streamed.
     """
 
     status: int

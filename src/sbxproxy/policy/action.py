@@ -104,16 +104,19 @@ class UsePlugin:
         _map_texts(self.config, collect, "", 0)
         return tuple(dict.fromkeys(names))
 
-    def render(self, values: Mapping[str, str]) -> dict[str, object]:
-        """Return a copy of the options with the secrets put in.
+    def render(self, values: Mapping[str, str], *, wrap: Callable[[str], object] = str) -> dict[str, object]:
+        """Return a copy of the options with the secrets put in; texts that name any are handed through *wrap*.
 
         Raises:
             SecretError: a secret is missing.
         """
-        return {
-            key: _map_texts(option, lambda text: Template.parse(text).render(values), "", 1)
-            for key, option in self.config.items()
-        }
+
+        def change(text: str) -> object:
+            template = Template.parse(text)
+            rendered = template.render(values)
+            return wrap(rendered) if template.names else rendered
+
+        return {key: _map_texts(option, change, "", 1) for key, option in self.config.items()}
 
     def redacted(self) -> dict[str, object]:
         """Return a copy of the options that shows no text."""

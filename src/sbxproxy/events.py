@@ -1,0 +1,194 @@
+"""What observers are told: one canonical record per flow, one per request on an inspected flow, one per policy change.
+
+Events are frozen and hold no header values, no bodies, no query strings and no raw bytes of the client: whatever a program puts
+into a name or a path can't break a log line, because the JSON form escapes it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Event", "FlowClosed", "FlowOpened", "JsonLines", "Observer", "PolicyChanged", "Problem", "RequestDone"]
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stamped:
+    """What every event has.
+
+    Attributes:
+        sandbox: the sandbox's name.
+        time: seconds since the Unix epoch.
+    """
+
+    sandbox: str
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowOpened(_Stamped):
+    """A flow was admitted and is connected.
+
+    Attributes:
+        flow: the flow's id, unique in the process.
+        target: what the client asked for, ``host:port``.
+        server_name: the canonical name in its ClientHello.
+        decision: ``relay``, ``inspect`` or ``handle``.
+        reason: the reason id.
+        rule: the pattern or range of the policy that allowed it.
+        address: what was dialled, ``address:port``.
+    """
+
+    flow: int
+    target: str
+    server_name: str | None
+    decision: str
+    reason: str
+    rule: str | None
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowClosed(_Stamped):
+    """The whole story of one connection, told once when it ends, denied ones included.
+
+    Attributes:
+        flow: the flow's id, unique in the process.
+        front: how the client named its target: ``connect``, ``http``, ``socks5``, ``proxy-protocol``, ``stream``.
+        target: what the client asked for, ``host:port``; empty if it never said.
+        wire: what its first bytes were (``tls``, ``http``, ``postgres``, ``unknown``, ``silent``), ``None`` if not looked at.
+        server_name: the canonical name in its ClientHello.
+        decision: ``relay``, ``inspect``, ``handle``, ``deny``, or ``error`` when it failed without a verdict.
+        reason: the reason id of the decision, or of the failure.
+        rule: the pattern or range of the policy that decided.
+        detail: one sentence for people; empty where the reason says it all.
+        remedy: the policy line that would allow it; ``None`` where none would.
+        address: what was dialled, ``address:port``; ``None`` if nothing was.
+        bytes_up: bytes from the client to the upstream, as the client sent them.
+        bytes_down: bytes from the upstream to the client.
+        requests: requests served, on inspected flows.
+        duration: seconds from accept to close.
+        ended: why it ended: ``eof``, ``denied``, ``idle``, ``policy-changed``, ``drained``, ``client-reset``, …
+    """
+
+    flow: int
+    front: str
+    target: str
+    wire: str | None
+    server_name: str | None
+    decision: str
+    reason: str
+    rule: str | None
+    detail: str = ""
+    remedy: str | None = None
+    address: str | None
+    bytes_up: int
+    bytes_down: int
+    requests: int
+    duration: float
+    ended: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDone(_Stamped):
+    """One request of an inspected flow, or one forwarded plain-text request.
+
+    Attributes:
+        flow: the flow's id.
+        method: upper-case token.
+        host: the server name it was pinned to.
+        path: without the query, which often holds secrets.
+        rule: index of the rule that applied, from 0; ``None`` if none did and the request went out unchanged.
+        reason: the reason id if it was refused or failed, else ``None``.
+        status: the status sent to the client; 0 if none could be.
+        bytes_up: body bytes from the client.
+        bytes_down: body bytes to the client.
+        duration: seconds from the head to the end of the response.
+    """
+
+    flow: int
+    method: str
+    host: str
+    path: str
+    rule: int | None
+    reason: str | None
+    status: int
+    bytes_up: int
+    bytes_down: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChanged(_Stamped):
+    """A policy was put in force.
+
+    Attributes:
+        mode: ``allow-all``, ``deny-all`` or ``user-defined``.
+        cut: ids of the flows that it ended.
+        kept: how many live flows it left.
+    """
+
+    mode: str
+    cut: tuple[int, ...]
+    kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem(_Stamped):
+    """Something that an operator should see and that ended no more than one flow: a failed plugin, an unreadable secret.
+
+    Attributes:
+        flow: the flow's id, where there is one.
+        reason: a stable id.
+        detail: one sentence, free of secrets and of client bytes.
+    """
+
+    flow: int | None
+    reason: str
+    detail: str
+
+
+Event = FlowOpened | FlowClosed | RequestDone | PolicyChanged | Problem
+
+Observer = Callable[[Event], None]
+"""Called synchronously, on the event loop; it can't delay, change or end a flow, and what it raises is swallowed and counted."""
+
+_KINDS = {
+    FlowOpened: "flow-opened",
+    FlowClosed: "flow-closed",
+    RequestDone: "request",
+    PolicyChanged: "policy-changed",
+    Problem: "problem",
+}
+
+
+def as_dict(event: Event) -> dict[str, Any]:
+    """Return the event as JSON-ready values, its kind under ``event``."""
+    return {"event": _KINDS[type(event)], **asdict(event)}
+
+
+class JsonLines:
+    """An observer that writes each event as one line of JSON.
+
+    Everything but printable ASCII is escaped, so a hostile name can neither begin a second line nor paint a terminal. The stream is
+    the caller's to open and close; it is flushed after each line, and the first failing write (a full disk, a closed pipe) is
+    kept in ``error`` while later events are counted in ``lost``.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        """Take an open text stream."""
+        self._stream = stream
+        self.error: OSError | None = None
+        self.lost = 0
+
+    def __call__(self, event: Event) -> None:
+        """Write one line."""
+        try:
+            self._stream.write(json.dumps(as_dict(event), ensure_ascii=True, separators=(",", ":")) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            self.error = self.error or error
+            self.lost += 1

@@ -1,0 +1,22 @@
+"""HTTP/1.1 between a client whose TLS was terminated and verified upstreams; h11 is the authority on framing."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Denied",
+    "Ended",
+    "Forward",
+    "Headers",
+    "Origin",
+    "Pool",
+    "Record",
+    "Request",
+    "RequestHandler",
+    "Response",
+    "serve",
+]
+
+from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler
+from sbxproxy.http.message import Headers, Request, Response
+from sbxproxy.http.pool import Pool
+from sbxproxy.http.serve import serve

@@ -1,0 +1,321 @@
+"""One request of a client, from its raw head to the end of its response.
+
+The order is the point. The head is read strictly; hop-by-hop fields go; the authority is checked; the handler
+decides on what is left; and only then is anything opened or sent. Whatever fails on the way becomes one value,
+and one place answers it: a reply of our own as long as no final response has begun, and a reset of the client's
+connection after that, so that a cut response can't pass for a whole one.
+
+Nothing watches the client while an upstream thinks: a client that has only shut its sending side down still
+waits for the answer, and one that is gone is noticed with the next bytes for it, or by ``Limits.request_idle``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Exchange", "Relay"]
+
+import logging
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
+from sbxproxy.http.body import Body
+from sbxproxy.http.fields import end_to_end, list_of, outgoing, wants_websocket
+from sbxproxy.http.forwarding import Forwarding, Job, Tally
+from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask
+from sbxproxy.http.incoming import RECEIVE, ClientGone, Patience
+from sbxproxy.http.message import Request, Response
+from sbxproxy.http.pool import Pool
+from sbxproxy.http.reply import reply_to
+from sbxproxy.http.sides import ClientSide
+from sbxproxy.http.target import check_target, is_elsewhere
+from sbxproxy.net.peek import peekable
+from sbxproxy.net.relay import Counts
+from sbxproxy.net.sockets import abort
+from sbxproxy.policy.decision import Reason
+from sbxproxy.settings import Limits
+from sbxproxy.wire.http1 import RequestHead
+
+_log = logging.getLogger("sbxproxy.http")
+
+_DISCARD = RECEIVE
+"""Most of an unwanted request body that is read to keep the connection; a new connection costs about as much."""
+
+_LINGER_READS = 16
+"""Most receives from a client that is still sending when it has been told that the connection ends."""
+
+Failure = Denied | ClientProtocolError | UpstreamError | StageError
+
+
+class Relay(Protocol):
+    """Carries raw bytes both ways after an upgrade, and says why it ended; ``sbxproxy.net.relay`` is one."""
+
+    async def __call__(
+        self,
+        client: trio.abc.Stream,
+        upstream: trio.abc.Stream,
+        *,
+        idle: float | None,
+        linger: float,
+        count: Counts,
+    ) -> str:
+        """Return when both directions have ended."""
+        ...
+
+
+class Exchange:
+    """One request. ``run`` it once."""
+
+    def __init__(
+        self,
+        client: ClientSide,
+        handler: RequestHandler,
+        *,
+        origin: Origin,
+        proxying: bool,
+        pool: Pool | None,
+        limits: Limits,
+        relay: Relay,
+    ) -> None:
+        """Prepare; no I/O."""
+        self._client = client
+        self._handler = handler
+        self._origin = origin
+        self._proxying = proxying
+        self._pool = pool
+        self._limits = limits
+        self._relay = relay
+        self._tally = Tally()
+        self._head: RequestHead | None = None
+        self._body: Body | None = None
+        self._forwarding: Forwarding | None = None
+        self._reason = "ok"
+
+    async def run(self, raw: bytes | ClientProtocolError) -> Ended | None:
+        """Serve the request with the head *raw*, or answer that there is none; ``None`` if the next may follow."""
+        started = trio.current_time()
+        client = self._client
+        client.expect_message()
+        elsewhere = False
+        try:
+            with trio.move_on_after(self._limits.request_idle) as scope:
+                client.incoming.patience = Patience(scope, self._limits.request_idle)
+                ended = await self._serve(raw)
+            client.incoming.patience = None
+            if scope.cancelled_caught:
+                ended = await self._time_out()
+            elsewhere = ended is not None and ended.reason == "elsewhere"
+            if self._forwarding is not None and self._forwarding.switched:
+                ended = await self._tunnel(self._forwarding)
+            return ended
+        except BaseException:
+            self._reason = "cut"
+            raise
+        finally:
+            client.incoming.patience = None
+            if self._forwarding is not None:
+                await self._forwarding.close()  # shielded
+            if not elsewhere:
+                self._record(trio.current_time() - started)
+
+    async def _serve(self, raw: bytes | ClientProtocolError) -> Ended | None:
+        try:
+            if isinstance(raw, ClientProtocolError):
+                raise raw
+            return await self._decide(raw)
+        except ClientGone:
+            self._reason = "client-gone"
+            return Ended(self._reason)
+        except (Denied, ClientProtocolError, UpstreamError, StageError) as error:
+            return await self._answer(error)
+
+    async def _answer(self, failure: Failure) -> Ended | None:
+        """Tell the client what went wrong, in whatever way is left."""
+        self._reason = Reason.STAGE_FAILED if isinstance(failure, StageError) else failure.reason
+        if self._client.answered or self._client.broken_off:
+            await abort(self._client.stream)
+            return Ended(self._reason)
+        try:
+            # After an error of the client's it is not known where its next request would begin.
+            ended = await self._reply(reply_to(failure), close=isinstance(failure, ClientProtocolError))
+        except (ClientGone, ClientProtocolError):
+            ended = Ended("client-gone")
+        return ended and Ended(self._reason)
+
+    async def _time_out(self) -> Ended:
+        failure = UpstreamError("nothing moved for too long", reason="request-timeout", status=504)
+        with trio.move_on_after(self._limits.linger):
+            return await self._answer(failure) or Ended(failure.reason)
+        return Ended(failure.reason)
+
+    async def _decide(self, raw: bytes) -> Ended | None:
+        client = self._client
+        head = client.parse(raw)
+        if self._proxying and is_elsewhere(head, self._origin):
+            return Ended("elsewhere", raw + bytes(client.incoming.data))
+        self._head = head
+        self._body = body = client.begin(raw, head)
+        target = check_target(head, self._origin, proxying=self._proxying)
+        awaits_continue = _expectation(head) and client.awaits_continue
+        request = Request(method=head.method, target=target, headers=end_to_end(head.fields), host=self._origin.authority)
+        if limit := await ask(self._body_limit, request):
+            request = replace(request, body=await self._whole_body(head, body, limit))
+        answer = await ask(self._handler.on_request, request)
+        match answer:
+            case Denied():
+                raise answer
+            case Response(body=bytes()) if 200 <= answer.status <= 599:
+                return await self._reply(answer)
+            case Forward():
+                pass
+            case _:
+                raise StageError("the handler's answer is none")
+        content = request.body if answer.request.body is None else answer.request.body
+        if content is None and body.complete:
+            content = b""
+        return await self._forward(
+            Job(
+                head=head,
+                body=body,
+                forward=answer,
+                content=content,
+                awaits_continue=awaits_continue,
+                websocket=wants_websocket(head.fields) and _may_upgrade(head),
+            )
+        )
+
+    async def _body_limit(self, request: Request) -> int:
+        return self._handler.body_limit(request)
+
+    async def _whole_body(self, head: RequestHead, body: Body, limit: int) -> bytes:
+        """Collect the request's body. Progress does not push the deadline here: this holds memory."""
+        too_large = ClientProtocolError(Reason.LIMIT, "the body is larger than a transform may see", status=413)
+        if (head.content_length or 0) > limit:
+            raise too_large
+        client = self._client
+        if client.awaits_continue:
+            await client.send(client.interim(100, []))
+        patience, client.incoming.patience = client.incoming.patience, None
+        content = bytearray()
+        while not body.complete:
+            content += await body.read()
+            if len(content) > limit:
+                raise too_large
+        client.incoming.patience = patience
+        return bytes(content)
+
+    async def _forward(self, job: Job) -> Ended | None:
+        self._forwarding = forwarding = Forwarding(
+            self._client,
+            job,
+            self._handler,
+            pool=self._pool,
+            limits=self._limits,
+            tally=self._tally,
+        )
+        await forwarding.run()
+        if forwarding.switched:
+            return None
+        await forwarding.settle()
+        return await self._after_response(job.body)
+
+    async def _reply(self, response: Response, *, close: bool = False) -> Ended | None:
+        """Send a response that is ours; the connection goes on if little of the request is unread."""
+        client, content = self._client, response.body or b""
+        fields = outgoing(response.headers)
+        bodiless = response.status in {204, 304} or (self._head is not None and self._head.method == "HEAD")
+        if response.status != 204:
+            fields.append((b"Content-Length", b"%d" % len(content)))
+        body = self._body
+        keep = not close and body is not None and self._cheap_to_discard(body)
+        framed = client.head(response.status, fields, close=not keep)
+        content = b"" if bodiless else content
+        client.answered = True
+        await client.send(framed + client.data(content) + client.end())
+        self._tally.status = response.status
+        self._tally.bytes_down += len(content)
+        while keep and body is not None and not body.complete:
+            await body.read()
+        return await self._after_response(body)
+
+    def _cheap_to_discard(self, body: Body) -> bool:
+        body.ready()
+        assert self._head is not None
+        left = (self._head.content_length or 0) - body.size
+        return body.complete or (left > 0 and left <= _DISCARD and not self._client.awaits_continue)
+
+    async def _after_response(self, body: Body | None) -> Ended | None:
+        if self._client.reusable:
+            return None
+        if body is None or not body.complete:
+            await self._linger()
+        return Ended("closed")
+
+    async def _linger(self) -> None:
+        """Take what the client still sends: closing on unread bytes resets, and a reset can overtake the reply."""
+        stream = self._client.stream
+        with trio.move_on_after(self._limits.linger):
+            try:
+                if isinstance(stream, trio.abc.HalfCloseableStream):
+                    await stream.send_eof()
+                for _ in range(_LINGER_READS):
+                    if not await stream.receive_some(RECEIVE):
+                        return
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+
+    async def _tunnel(self, forwarding: Forwarding) -> Ended:
+        """Relay raw bytes; what the client sent behind its head was held back until now."""
+        upstream = forwarding.upstream
+        assert upstream is not None
+        client = peekable(self._client.stream)
+        client.peeked = bytes(self._client.incoming.data) + client.peeked
+        self._client.incoming.data.clear()
+        why = await self._relay(client, upstream.stream, idle=self._limits.idle, linger=self._limits.linger, count=self._tally)
+        if why == "upstream-reset":
+            await abort(self._client.stream)
+        elif why != "client-reset":
+            await forwarding.finish()
+        return Ended("upgraded")
+
+    def _record(self, seconds: float) -> None:
+        head, tally = self._head, self._tally
+        record = Record(
+            method=head.method if head else "",
+            path=_path(head) if head else "",
+            status=tally.status,
+            bytes_up=tally.bytes_up,
+            bytes_down=tally.bytes_down,
+            reason=self._reason,
+            seconds=seconds,
+        )
+        try:
+            self._handler.done(record)
+        except Exception as error:  # noqa: BLE001 - an observer can't change what it observes
+            _log.error("a request handler's done() failed with %s", type(error).__name__)  # noqa: TRY400
+
+
+def _path(head: RequestHead) -> str:
+    target = head.target.partition(b"?")[0]
+    if not target.startswith((b"/", b"*")):
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    return target.decode("ascii")
+
+
+def _expectation(head: RequestHead) -> bool:
+    """Tell whether the head expects ``100-continue`` (RFC 9110 section 10.1.1).
+
+    Raises:
+        ClientProtocolError: 417, it expects something else.
+    """
+    expected = set(list_of(head.fields, b"expect"))
+    if head.version == (1, 0) or not expected:
+        return False
+    if expected != {b"100-continue"}:
+        raise ClientProtocolError(Reason.BAD_REQUEST, "unknown expectation", status=417)
+    return True
+
+
+def _may_upgrade(head: RequestHead) -> bool:
+    return head.method == "GET" and head.version == (1, 1) and not head.chunked and not head.content_length

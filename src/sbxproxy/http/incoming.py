@@ -1,0 +1,161 @@
+"""Received bytes on their way to becoming messages, and the one deadline that they push.
+
+Heads are collected here whole, before anything parses them, so that a limit on a head is a limit on memory
+and the strict reader and h11 are given the very same bytes.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RECEIVE", "ClientGone", "FromClient", "FromUpstream", "Incoming", "Patience"]
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import trio
+from trio.abc import Stream
+
+from sbxproxy.errors import ClientProtocolError, UpstreamError, UpstreamProtocolError
+from sbxproxy.policy.decision import Reason
+from sbxproxy.wire.http1 import cut_request_head, cut_response_head
+from sbxproxy.wire.result import Hint
+
+RECEIVE = 64 * 1024
+"""Most that is asked of a stream at once, and so most that is held of a streamed body in each direction."""
+
+
+class ClientGone(Exception):  # noqa: N818 - news, not an error: what it interrupts is simply over
+    """The client's stream broke; there is nobody left to answer."""
+
+
+class Patience:
+    """One deadline that progress pushes, in steps of a second at most, so that a chunk costs next to nothing."""
+
+    __slots__ = ("_next", "_scope", "_seconds", "_step")
+
+    def __init__(self, scope: trio.CancelScope, seconds: float) -> None:
+        """Let *scope* end once nothing was pushed for *seconds*, or up to one step longer."""
+        self._scope = scope
+        self._seconds = seconds
+        self._step = min(1.0, seconds / 10)
+        self._next = trio.current_time()
+        self.push()
+
+    def push(self) -> None:
+        """Something moved."""
+        now = trio.current_time()
+        if now >= self._next:
+            self._next = now + self._step
+            self._scope.deadline = self._next + self._seconds
+
+
+class Incoming(ABC):
+    """What was received from one stream and is not used yet. It reads the stream and never closes it.
+
+    Attributes:
+        stream: where more comes from.
+        data: the bytes not used yet.
+        patience: pushed with each receive, if there is one.
+    """
+
+    def __init__(self, stream: Stream, initial: bytes = b"") -> None:
+        """Begin with *initial*, which somebody received before."""
+        self.stream = stream
+        self.data = bytearray(initial)
+        self.patience: Patience | None = None
+
+    @abstractmethod
+    def broken(self) -> Exception:
+        """Make the exception for a stream that broke."""
+
+    @abstractmethod
+    def invalid(self, message: str) -> Exception:
+        """Make the exception for bytes that are no proper HTTP."""
+
+    @abstractmethod
+    def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
+        """Find the end of the head that the data begin with."""
+
+    async def receive(self) -> bytes:
+        """Receive once; ``b""`` is the end of the stream.
+
+        Raises:
+            ClientGone, UpstreamError: the stream broke.
+        """
+        try:
+            chunk = await self.stream.receive_some(RECEIVE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self.broken() from None
+        if self.patience is not None:
+            self.patience.push()
+        return bytes(chunk)
+
+    async def fill(self) -> bool:
+        """Receive once into the buffer; false at the end of the stream. Raises what ``receive`` raises."""
+        chunk = await self.receive()
+        self.data += chunk
+        return bool(chunk)
+
+    async def head(self, limit: int) -> bytes | None:
+        """Take one head, final empty line included, off the buffer; ``None`` if the stream ends before it.
+
+        Raises:
+            ClientProtocolError, UpstreamProtocolError: it can't become a head, is longer than *limit* bytes,
+                or the stream ends inside it.
+            ClientGone, UpstreamError: the stream broke.
+        """
+        while (end := self._cut(limit)) is Hint.NEED_MORE:
+            if not await self.fill():
+                if self.data:
+                    raise self.invalid("the connection ended inside a message head")
+                return None
+        head = bytes(self.data[:end])
+        del self.data[:end]
+        return head
+
+
+class FromClient(Incoming):
+    """What the client sends."""
+
+    def broken(self) -> Exception:
+        """The client is gone."""
+        return ClientGone()
+
+    def invalid(self, message: str) -> Exception:
+        """The client is to blame."""
+        return ClientProtocolError(Reason.BAD_REQUEST, message)
+
+    def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
+        return cut_request_head(self.data, limit=limit)
+
+
+class FromUpstream(Incoming):
+    """What the upstream sends.
+
+    Attributes:
+        heard: at least one byte came. Until then a reused connection may have been dead all along.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        """Begin with nothing: whatever an idle connection said was said to nobody."""
+        super().__init__(stream)
+        self.heard = False
+
+    async def receive(self) -> bytes:
+        """Receive once; an end without TLS's close_notify counts as a cut, whatever the framing says of it."""
+        chunk = await super().receive()
+        if chunk:
+            self.heard = True
+        elif getattr(self.stream, "truncated", False):
+            raise self.broken()
+        return chunk
+
+    def broken(self) -> Exception:
+        """The upstream is gone."""
+        return UpstreamError("the upstream broke the connection", reason="upstream-cut")
+
+    def invalid(self, message: str) -> Exception:
+        """The upstream is to blame."""
+        return UpstreamProtocolError(message)
+
+    def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
+        return cut_response_head(self.data, limit=limit)

@@ -1,0 +1,116 @@
+"""Idle upstream connections of one sandbox, kept for its next request to the same origin.
+
+One pool per sandbox and none shared: a connection carries what its sandbox sent, credentials included. All
+bookkeeping is synchronous, so that a connection is in one place at any time. Who takes connections out closes
+them; ``bury`` closes those that the pool gave up.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Pool"]
+
+import select
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import trio
+from trio.abc import Stream
+
+from sbxproxy.http.handler import Origin
+from sbxproxy.net.sockets import socket_below
+from sbxproxy.settings import Limits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Idle:
+    origin: Origin
+    stream: Stream
+    until: float
+
+
+class Pool:
+    """At most ``Limits.pooled_per_sandbox`` connections, each idle for at most ``Limits.keep_alive``."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Begin empty."""
+        self._limits = limits
+        self._idle: OrderedDict[_Idle, None] = OrderedDict()  # oldest first
+        self._dead: list[Stream] = []
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def __repr__(self) -> str:
+        return f"<Pool {len(self._idle)} idle>"
+
+    def take(self, origin: Origin) -> Stream | None:
+        """Take out the connection to *origin* that was idle for the shortest time, or ``None``.
+
+        One that has something to read is given up: an idle upstream has nothing to say but that it is closing,
+        or a response that nobody asked for.
+        """
+        self.expire()
+        for idle in reversed([idle for idle in self._idle if idle.origin == origin]):
+            del self._idle[idle]
+            if not _readable(idle.stream):
+                return idle.stream
+            self._dead.append(idle.stream)
+        return None
+
+    def give(self, origin: Origin, stream: Stream) -> None:
+        """Put in a verified connection to *origin* on which nothing is under way; the pool owns it now."""
+        if self._closed:
+            self._dead.append(stream)
+            return
+        self.expire()
+        if len(self._idle) >= self._limits.pooled_per_sandbox:
+            oldest, _ = self._idle.popitem(last=False)
+            self._dead.append(oldest.stream)
+        self._idle[_Idle(origin, stream, trio.current_time() + self._limits.keep_alive)] = None
+
+    def forget(self) -> None:
+        """Give up all idle connections: what they were opened under (a policy) is no longer in force."""
+        self._dead += [idle.stream for idle in self._idle]
+        self._idle.clear()
+
+    async def bury(self) -> None:
+        """Close what was given up; it does not wait for any peer and can't be cancelled."""
+        with trio.CancelScope(shield=True):
+            while self._dead:
+                await trio.aclose_forcefully(self._dead.pop())
+
+    async def run(self) -> None:
+        """Give up connections as they get too old, for ever, and close all when cancelled."""
+        try:
+            while True:
+                await trio.sleep(self._limits.keep_alive / 4)
+                self.expire()
+                await self.bury()
+        finally:
+            await self.aclose_all()
+
+    async def aclose_all(self) -> None:
+        """Close all, and from now on keep nothing."""
+        self._closed = True
+        self.forget()
+        await self.bury()
+
+    def expire(self) -> None:
+        """Give up connections that are too old; ``bury`` closes them."""
+        now = trio.current_time()
+        while self._idle and next(iter(self._idle)).until <= now:
+            idle, _ = self._idle.popitem(last=False)
+            self._dead.append(idle.stream)
+
+
+def _readable(stream: Stream) -> bool:
+    """Tell whether the socket below has bytes, an end or an error waiting; false if there is no socket."""
+    sock = socket_below(stream)
+    if sock is None:
+        return False
+    if sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

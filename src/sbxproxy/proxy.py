@@ -1,0 +1,222 @@
+"""A proxy: the operator's settings, the resolver and the limits that sandboxes share, and the sandboxes.
+
+It has no globals: two proxies in one process know nothing of each other.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Proxy"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trio
+from trio.abc import Stream
+
+from sbxproxy.address import IPAddress, PrefixTable
+from sbxproxy.connection import Context, Dialer
+from sbxproxy.errors import ConfigurationError
+from sbxproxy.events import Observer
+from sbxproxy.http.pool import Pool
+from sbxproxy.net import Resolver, Slots, SystemResolver, dial, fd_budget, is_host_address
+from sbxproxy.policy import Boundary, Policy
+from sbxproxy.sandbox import Sandbox, check_references
+from sbxproxy.secrets import Secret, Secrets, SecretSource
+from sbxproxy.settings import Settings
+from sbxproxy.stages.inspector import Transforms
+from sbxproxy.stages.pipeline import Pipeline
+from sbxproxy.stages.terminator import TlsTerminator
+from sbxproxy.tls import Authority, UpstreamTls
+
+MAX_NAME = 200
+
+
+class Proxy:
+    """Holds sandboxes. Making one does no I/O; ``run`` must be running while they serve."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        pipeline: Pipeline | None = None,
+        observers: Sequence[Observer] = (),
+        resolver: Resolver | None = None,
+        dialer: Dialer | None = None,
+    ) -> None:
+        """Put a proxy together.
+
+        Args:
+            settings: the operator's; the defaults open the public Internet only, to what policies allow.
+            pipeline: parts beside the built-in ones.
+            observers: told of every event of every sandbox, beside the pipeline's.
+            resolver: instead of the system's resolver with ``settings.resolve``.
+            dialer: instead of TCP: ``async (addresses, port) -> (stream, address)``; it is given judged addresses only.
+
+        Raises:
+            ConfigurationError: a setting is wrong.
+        """
+        self.settings = settings or Settings()
+        self.pipeline = pipeline or Pipeline()
+        limits = self.settings.limits
+        self._observers = (*self.pipeline.observers, *observers)
+        for observer in observers:
+            if not callable(observer):
+                raise ConfigurationError(f"observer {observer!r} must be a plain function: (event) -> None")
+        self._resolver = resolver or SystemResolver(
+            overrides=self.settings.resolve,
+            threads=limits.resolver_threads,
+            cache=limits.resolver_cache,
+            timeout=limits.resolve,
+        )
+        self._dialer = dialer or self._dial
+        self._upstream = UpstreamTls(roots=self.settings.upstream_roots, extra_roots=self.settings.extra_upstream_roots)
+        self._handshakes = Slots(limits.handshakes, limit="handshakes")
+        self._flows = limits.flows if limits.flows is not None else fd_budget()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._endpoints: dict[tuple[IPAddress, int], int] = {}
+        self._running = False
+        self._boundary = Boundary(
+            never=PrefixTable(self.settings.never),
+            private=PrefixTable(self.settings.private_networks),
+            listeners=self._is_own_listener,
+            is_host_address=is_host_address if dialer is None else lambda _address: False,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Proxy {len(self._sandboxes)} sandboxes{'' if self._running else ', not running'}>"
+
+    @property
+    def sandboxes(self) -> tuple[Sandbox, ...]:
+        """The open sandboxes, oldest first."""
+        return tuple(self._sandboxes.values())
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled or drained: loads the roots, expires idle connections. Leaving it closes every sandbox.
+
+        Raises:
+            ConfigurationError: the roots for upstreams can't be loaded.
+            RuntimeError: it is running already.
+        """
+        if self._running:
+            raise RuntimeError("this proxy is running already")
+        await trio.to_thread.run_sync(self._upstream.load)
+        self._running = True
+        self._done = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._expire, name="expire idle connections")
+                task_status.started()
+                await self._done.wait()
+                nursery.cancel_scope.cancel(reason="drained")
+        finally:
+            self._running = False
+            for sandbox in self.sandboxes:
+                with trio.CancelScope(shield=True):
+                    await sandbox.aclose()
+
+    async def _expire(self) -> None:
+        interval = self.settings.limits.keep_alive / 4
+        while True:
+            await trio.sleep(interval)
+            for sandbox in self.sandboxes:
+                await sandbox.expire_idle()
+
+    def create_sandbox(
+        self,
+        name: str,
+        *,
+        policy: object,
+        secrets: Mapping[str, SecretSource | str | Secret] | Secrets | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Sandbox:
+        """Make a sandbox, behind *policy* from its first moment.
+
+        Args:
+            name: stands in events and in its certificate; unique among the open sandboxes.
+            policy: a policy document (see docs/policy.md) or a ``Policy``.
+            secrets: what ``${secret:NAME}`` in the policy may name, by name.
+            observers: told of this sandbox's events, beside the proxy's.
+
+        Raises:
+            PolicyError: the policy is invalid, or names a secret or plugin that isn't there.
+            SecretError: a secret given literally can't stand in a header.
+            ConfigurationError: the name is empty, too long or taken, or a secret's name or source is wrong.
+        """
+        if not name or len(name) > MAX_NAME or not name.isprintable():
+            raise ConfigurationError(f"a sandbox's name has 1 to {MAX_NAME} printable characters")
+        if name in self._sandboxes:
+            raise ConfigurationError(f"a sandbox named {name!r} is open already")
+        compiled = Policy.parse(policy)
+        held = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
+        check_references(compiled, held, self.pipeline.transforms)
+        limits = self.settings.limits
+        authority = Authority(name=name, leaves=limits.leaves)
+        context = Context(
+            sandbox=name,
+            policy=compiled,
+            boundary=self._boundary,
+            limits=limits,
+            resolver=self._resolver,
+            dialer=self._dialer,
+            sniffers=self.pipeline.sniffers,
+            policies=self.pipeline.policies,
+            handlers=self.pipeline.handlers,
+            terminator=self.pipeline.terminator or TlsTerminator(authority, self._upstream),
+            secrets=held,
+            transforms=Transforms(self.pipeline.transforms, held),
+            pool=Pool(limits),
+            handshakes=Slots(limits.handshakes_per_sandbox, limit="handshakes_per_sandbox", within=self._handshakes),
+            emit=lambda _event: None,
+        )
+        sandbox = Sandbox(
+            name,
+            context=context,
+            authority=authority,
+            roots=self.settings.upstream_roots,
+            observers=(*self._observers, *observers),
+            plugins=self.pipeline.transforms,
+            register=self._register,
+            admit=self._admit,
+            closed=lambda: self._forget(name),
+        )
+        self._sandboxes[name] = sandbox
+        return sandbox
+
+    def _forget(self, name: str) -> None:
+        self._sandboxes.pop(name, None)
+
+    async def drain(self, grace: float = 5.0) -> None:
+        """Stop accepting in every sandbox, let flows end for *grace* seconds, cut the rest; then ``run`` returns."""
+        async with trio.open_nursery() as nursery:
+            for sandbox in self.sandboxes:
+                nursery.start_soon(sandbox.drain, grace)
+        if self._running:
+            self._done.set()
+
+    # -- what sandboxes share
+
+    async def _dial(self, addresses: Sequence[IPAddress], port: int) -> tuple[Stream, IPAddress]:
+        limits = self.settings.limits
+        return await dial(addresses, port, connect=limits.connect, total=limits.connect_total)
+
+    def _admit(self) -> bool:
+        return self._running and sum(len(sandbox.flows) for sandbox in self.sandboxes) < self._flows
+
+    def _register(self, endpoints: Sequence[tuple[IPAddress, int]]) -> Any:
+        """Note addresses that this proxy listens on, which nothing may be connected to; returns what takes that back."""
+        for endpoint in endpoints:
+            self._endpoints[endpoint] = self._endpoints.get(endpoint, 0) + 1
+
+        def unregister() -> None:
+            for endpoint in endpoints:
+                self._endpoints[endpoint] -= 1
+                if not self._endpoints[endpoint]:
+                    del self._endpoints[endpoint]
+
+        return unregister
+
+    def _is_own_listener(self, address: IPAddress, port: int) -> bool:
+        if (address, port) in self._endpoints:
+            return True
+        # A listener on 0.0.0.0 or :: is at every address of the host.
+        return any(own.is_unspecified and port == own_port for own, own_port in self._endpoints) and is_host_address(address)

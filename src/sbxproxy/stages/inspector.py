@@ -1,0 +1,220 @@
+"""Applies a domain's rules to each request of an inspected connection.
+
+The rules are looked up anew for every request, so a live update counts from the next one on. Nothing here is keyed to what the
+request says of itself: the rules are those of the server name that the connection was admitted for and verified against.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Inspector", "Transforms"]
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from trio.abc import Stream
+
+from sbxproxy.errors import SecretError, StageError
+from sbxproxy.flow import Flow
+from sbxproxy.http.handler import Denied, Forward, Origin, Record
+from sbxproxy.http.message import Headers, Request, Response
+from sbxproxy.policy import action as actions
+from sbxproxy.policy.decision import Deny, Reason
+from sbxproxy.policy.path import is_ambiguous_path
+from sbxproxy.policy.rules import Rule, RuleSet
+from sbxproxy.secrets import Secret, Secrets
+from sbxproxy.settings import Limits
+from sbxproxy.stages.pipeline import run_stage
+from sbxproxy.stages.slots import Transform, TransformFactory, check_transform
+
+_METHOD_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+"""Headers by which frameworks let a POST pass for another method: with a rule on methods, that would dodge it."""
+
+
+class Transforms:
+    """A sandbox's plugin transforms: made when first needed, and again when one of their secrets has changed."""
+
+    __slots__ = ("_factories", "_made", "_secrets")
+
+    def __init__(self, factories: Mapping[str, TransformFactory], secrets: Secrets) -> None:
+        """Take what a policy may name, and where its secrets come from."""
+        self._factories = factories
+        self._secrets = secrets
+        self._made: dict[int, tuple[actions.UsePlugin, dict[str, Secret], Transform]] = {}
+
+    def forget(self) -> None:
+        """Drop what was made: the policy that asked for it is no longer in force."""
+        self._made.clear()
+
+    def body_limit(self, step: actions.UsePlugin) -> int:
+        """Return how much of a body the plugin wants to see, by its class, without making one."""
+        factory = self._factories.get(step.name)
+        if dataclasses.is_dataclass(factory):
+            for member in dataclasses.fields(factory):
+                if member.name == "body_limit" and isinstance(member.default, int):
+                    return member.default
+        limit = getattr(factory, "body_limit", 0)
+        return limit if isinstance(limit, int) else 0
+
+    async def get(self, step: actions.UsePlugin) -> Transform:
+        """Return the transform of *step*.
+
+        Raises:
+            SecretError: one of its secrets can't be had.
+            StageError: there is no such plugin, or it can't be made from its options.
+        """
+        secrets = {name: await self._secrets.get(name) for name in step.secrets}
+        made = self._made.get(id(step))
+        if made is not None and made[0] is step and made[1] == secrets:
+            return made[2]
+        factory = self._factories.get(step.name)
+        if factory is None:
+            raise StageError(f"no transform is named {step.name!r}")
+        options = step.render({name: secret.reveal() for name, secret in secrets.items()}, wrap=Secret)
+        try:
+            transform = factory(**options)
+            check_transform(transform)
+        except Exception as error:  # noqa: BLE001  # a factory's error may quote its options
+            raise StageError(f"transform {step.name!r} can't be made from its config: {type(error).__name__}") from None
+        self._made[id(step)] = (step, secrets, transform)
+        return transform
+
+
+@dataclass(slots=True, kw_only=True)
+class Inspector:
+    """The ``RequestHandler`` of one inspected flow.
+
+    Attributes:
+        flow: whose requests these are.
+        origin: where they go unless a rule says otherwise: the verified server name and the port asked for.
+        rules: looks up the rules in force for that name; ``None`` if it has none any more.
+        secrets: where ``${secret:…}`` comes from.
+        transforms: the plugins that rules name.
+        open: opens a verified connection to an origin; told whether a rule's forwardURL chose it.
+        report: takes the story of each request and the index of the rule that applied.
+        problem: takes a reason id and a sentence when a part failed.
+        limits: bounds.
+    """
+
+    flow: Flow
+    origin: Origin
+    rules: Callable[[], RuleSet | None]
+    secrets: Secrets
+    transforms: Transforms
+    open: Callable[[Origin], Awaitable[Stream]]
+    report: Callable[[Record, int | None], None]
+    problem: Callable[[str, str], None]
+    limits: Limits
+    _rule: Rule | None = field(default=None, init=False)
+
+    def body_limit(self, request: Request) -> int:
+        """Choose the rule, and say how much of the body its plugins want to see."""
+        self._rule = None
+        rules = self.rules()
+        if rules is None:
+            return 0
+        if rules.matches_path and is_ambiguous_path(request.target):
+            raise Denied(Reason.AMBIGUOUS_PATH, "this path may mean different things to different servers", status=400)
+        self._rule = rules.select(method=request.method, target=request.target, headers=request.headers.fields)
+        if self._rule is None or not isinstance(self._rule.action, actions.Transform):
+            return 0
+        wanted = [self.transforms.body_limit(step) for step in self._rule.action.steps if isinstance(step, actions.UsePlugin)]
+        return min(max(wanted, default=0), self.limits.transform_body)
+
+    async def on_request(self, request: Request) -> Forward | Response | Denied:
+        """Apply the rule."""
+        rules = self.rules()
+        if rules is not None and rules.matches_method:
+            request = request.without_header(*_METHOD_OVERRIDES)
+        rule = self._rule
+        if rule is None:
+            return Forward(request=request, origin=self.origin)
+        match rule.action:
+            case actions.Respond() as respond:
+                headers = Headers() if respond.content_type is None else Headers.of([("content-type", respond.content_type)])
+                return Response(status=respond.status, headers=headers, body=respond.body)
+            case actions.Forward() as forward:
+                return self._forwarded(request, forward)
+            case actions.Transform() as transform:
+                return await self._transformed(request, transform)
+            case unknown:
+                assert_never(unknown)
+
+    def _forwarded(self, request: Request, forward: actions.Forward) -> Forward:
+        sent = (
+            replace(request, target=forward.path + request.target)
+            .with_header("vercel-forwarded-host", self.origin.host)
+            .with_header("vercel-forwarded-scheme", self.origin.scheme)
+            .with_header("vercel-forwarded-port", str(self.origin.port))
+            .with_header("vercel-forwarded-path", request.path)
+        )
+        return Forward(request=sent, origin=Origin(forward.host, forward.port))
+
+    async def _transformed(self, request: Request, transform: actions.Transform) -> Forward | Response | Denied:
+        try:
+            for step in transform.steps:
+                answer = await self._step(request, step)
+                if not isinstance(answer, Request):
+                    return answer
+                request = answer
+        except SecretError as error:
+            self.problem(Reason.SECRET_UNAVAILABLE, str(error))
+            return Denied(Reason.SECRET_UNAVAILABLE, "a credential of this rule can't be had", status=502)
+        except StageError as error:
+            self.problem(Reason.STAGE_FAILED, str(error))
+            return Denied(Reason.STAGE_FAILED, "a transform of this rule failed", status=502)
+        return Forward(request=request, origin=self.origin)
+
+    async def _step(self, request: Request, step: actions.Step) -> Request | Response | Denied:
+        match step:
+            case actions.SetHeaders():
+                values = {name: (await self._secret(name)).reveal() for name in step.secrets}
+                for name, value in step.render(values):
+                    request = request.with_header(name, value)
+                return request
+            case actions.UsePlugin():
+                plugin = await run_stage(f"transform {step.name!r}", self.limits.stage, self.transforms.get, step)
+                changed = await run_stage(f"transform {step.name!r}", self.limits.stage, plugin.on_request, self.flow, request)
+                match changed:
+                    case Request() | Response():
+                        return changed
+                    case Deny():
+                        return Denied(changed.reason, changed.detail)
+                    case _:
+                        raise StageError(f"transform {step.name!r} returned {type(changed).__name__}")
+            case unknown:
+                assert_never(unknown)
+
+    async def _secret(self, name: str) -> Secret:
+        return await run_stage(f"secret {name!r}", self.limits.stage, self.secrets.get, name)
+
+    async def on_response(self, request: Request, response: Response) -> Response:
+        """Let the rule's plugins see the response, in reverse order."""
+        if self._rule is None or not isinstance(self._rule.action, actions.Transform):
+            return response
+        for step in reversed(self._rule.action.steps):
+            if isinstance(step, actions.UsePlugin):
+                plugin = await self.transforms.get(step)
+                hook = getattr(plugin, "on_response", None)
+                if hook is not None:
+                    label = f"transform {step.name!r}"
+                    try:
+                        response = await run_stage(label, self.limits.stage, hook, self.flow, request, response)
+                        if not isinstance(response, Response):
+                            raise StageError(f"{label} returned {type(response).__name__}")
+                    except StageError as error:
+                        self.problem(Reason.STAGE_FAILED, str(error))
+                        raise Denied(Reason.STAGE_FAILED, "a transform of this rule failed", status=502) from None
+        return response
+
+    async def connect(self, forward: Forward) -> Stream:
+        """Open a verified connection for *forward*."""
+        return await self.open(forward.origin)
+
+    def done(self, record: Record) -> None:
+        """Count and report a request."""
+        self.flow.requests += 1
+        self.flow.bytes_up += record.bytes_up
+        self.flow.bytes_down += record.bytes_down
+        self.report(record, None if self._rule is None else self._rule.index)

@@ -1,0 +1,50 @@
+"""The built-in terminator: the sandbox's own authority towards the client, verified roots towards the upstream."""
+
+from __future__ import annotations
+
+__all__ = ["TlsTerminator"]
+
+from dataclasses import dataclass
+
+import trio
+from trio.abc import Stream
+
+from sbxproxy.errors import ClientProtocolError
+from sbxproxy.flow import Flow
+from sbxproxy.hostname import Hostname
+from sbxproxy.tls import Authority, TlsStream, UpstreamTls
+
+
+@dataclass(frozen=True, slots=True)
+class TlsTerminator:
+    """Terminates TLS under certificates that *authority* mints, and verifies upstreams with *upstream*."""
+
+    authority: Authority
+    upstream: UpstreamTls
+
+    async def accept(self, flow: Flow, client: Stream) -> Stream:
+        """Complete the client's handshake.
+
+        Raises:
+            ClientProtocolError: it failed, most often because the client doesn't trust the sandbox's certificate authority.
+        """
+        name = flow.facts.server_name
+        if name is None:
+            await trio.aclose_forcefully(client)
+            raise ClientProtocolError("no-sni", "a connection without server name can't be terminated")
+        stream = TlsStream(client, self.authority.server_context(name), server_side=True)
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError:
+            await trio.aclose_forcefully(stream)
+            raise ClientProtocolError(
+                "client-handshake", "the client broke off the TLS handshake; does it trust the sandbox's CA?"
+            ) from None
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    async def connect(self, flow: Flow, upstream: Stream, name: Hostname) -> Stream:  # noqa: ARG002
+        """Complete a handshake with *name*, verified; raises ``UpstreamTlsError``, and closes *upstream* then."""
+        return await self.upstream.connect(upstream, name)
