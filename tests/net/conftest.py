@@ -7,4 +7,4 @@ import trio.testing
 @pytest.fixture
 def patient_clock() -> trio.testing.MockClock:
     """A clock that jumps only when sockets and threads have been quiet for a while too."""
-    return trio.testing.MockClock(autojump_threshold=0.1)
+    return trio.testing.MockClock(autojump_threshold=0.2)

@@ -267,13 +267,25 @@ async def test_a_dial_in_a_cancelled_scope_opens_nothing_that_stays():
     assert open_descriptors() == before
 
 
-async def test_both_may_connect_and_one_is_kept():
+async def test_both_may_connect_and_one_is_kept(monkeypatch):
     """The loser may be connected by the time that it is told to stop."""
     before = open_descriptors()
+    both = trio.Event()
+    waiting = 0
+
+    async def wait_writable(sock):
+        nonlocal waiting
+        waiting += 1
+        if waiting == 2:
+            both.set()
+        await both.wait()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", wait_writable)
     with listening("127.0.0.1") as first:
         port = first.getsockname()[1]
         with listening("127.0.0.2", port):
-            for _ in range(30):
-                stream, _ = await call(V4[:2], port, stagger=0)
-                reset(stream)
+            stream, chosen = await call(V4[:2], port, stagger=0)
+            assert waiting == 2
+            assert stream.socket.getpeername()[0] == str(chosen)
+            reset(stream)
     assert open_descriptors() == before

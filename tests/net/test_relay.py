@@ -455,6 +455,18 @@ async def test_idle_counts_from_the_last_byte_of_either_direction(autojump_clock
     assert last + 30 <= trio.current_time() <= last + 31
 
 
+async def test_a_byte_just_after_the_deadline_was_set_counts_in_full(autojump_clock, nursery):
+    """It does not move the deadline, so that has to have been set far enough."""
+    story = memory_story(idle=30)
+    nursery.start_soon(story.run)
+    await trio.sleep(10)
+    await story.client.send_all(b"x")
+    await trio.sleep(0.9)
+    await story.client.send_all(b"x")
+    await story.done.wait()
+    assert (story.ended, trio.current_time()) == ("idle", 41)
+
+
 async def test_no_idle_limit_means_none(autojump_clock, nursery):
     story = memory_story(idle=None)
     nursery.start_soon(story.run)
