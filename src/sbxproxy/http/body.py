@@ -56,7 +56,7 @@ class Body:
         Raises:
             ClientProtocolError, UpstreamProtocolError: the framing is broken.
         """
-        pieces: list[bytes] = []
+        pieces: list[bytes | bytearray] = []
         for _ in range(_EVENTS_AT_ONCE):
             if self.complete:
                 break
@@ -82,7 +82,7 @@ class Body:
                 return data
             self._feed(await self._incoming.receive())
 
-    def _next(self, pieces: list[bytes]) -> bool:
+    def _next(self, pieces: list[bytes | bytearray]) -> bool:
         """Take one event; false if h11 needs more first."""
         try:
             event = self._connection.next_event()
@@ -90,7 +90,7 @@ class Body:
             # Its text quotes the bytes.
             raise self._incoming.invalid("the body breaks its framing or is cut short") from None
         if type(event) is h11.Data:
-            pieces.append(bytes(event.data))
+            pieces.append(event.data)
             self.size += len(event.data)
             self._chunks += event.chunk_start
         elif type(event) is h11.EndOfMessage:

@@ -90,7 +90,7 @@ class Exchange:
         self._head: RequestHead | None = None
         self._body: Body | None = None
         self._forwarding: Forwarding | None = None
-        self._reason = "ok"
+        self._reason = "cut"
 
     async def run(self, raw: bytes | ClientProtocolError) -> Ended | None:
         """Serve the request with the head *raw*, or answer that there is none; ``None`` if the next may follow."""
@@ -107,11 +107,10 @@ class Exchange:
                 ended = await self._time_out()
             elsewhere = ended is not None and ended.reason == "elsewhere"
             if self._forwarding is not None and self._forwarding.switched:
+                self._reason = "cut"  # until it ends by itself
                 ended = await self._tunnel(self._forwarding)
+                self._reason = "ok"
             return ended
-        except BaseException:
-            self._reason = "cut"
-            raise
         finally:
             client.incoming.patience = None
             if self._forwarding is not None:
@@ -123,30 +122,34 @@ class Exchange:
         try:
             if isinstance(raw, ClientProtocolError):
                 raise raw
-            return await self._decide(raw)
+            ended = await self._decide(raw)
         except ClientGone:
             self._reason = "client-gone"
             return Ended(self._reason)
         except (Denied, ClientProtocolError, UpstreamError, StageError) as error:
-            return await self._answer(error)
+            # After an error of the client's it is not known where its next request would begin.
+            return await self._answer(error, close=isinstance(error, ClientProtocolError))
+        self._reason = "ok"
+        return ended
 
-    async def _answer(self, failure: Failure) -> Ended | None:
+    async def _answer(self, failure: Failure, *, close: bool) -> Ended | None:
         """Tell the client what went wrong, in whatever way is left."""
         self._reason = Reason.STAGE_FAILED if isinstance(failure, StageError) else failure.reason
         if self._client.answered or self._client.broken_off:
             await abort(self._client.stream)
             return Ended(self._reason)
         try:
-            # After an error of the client's it is not known where its next request would begin.
-            ended = await self._reply(reply_to(failure), close=isinstance(failure, ClientProtocolError))
+            ended = await self._reply(reply_to(failure), close=close)
         except (ClientGone, ClientProtocolError):
             ended = Ended("client-gone")
         return ended and Ended(self._reason)
 
     async def _time_out(self) -> Ended:
         failure = UpstreamError("nothing moved for too long", reason="request-timeout", status=504)
-        with trio.move_on_after(self._limits.linger):
-            return await self._answer(failure) or Ended(failure.reason)
+        with trio.move_on_after(self._limits.linger) as scope:
+            await self._answer(failure, close=True)
+        if scope.cancelled_caught:
+            await abort(self._client.stream)
         return Ended(failure.reason)
 
     async def _decide(self, raw: bytes) -> Ended | None:
@@ -240,7 +243,10 @@ class Exchange:
         return await self._after_response(body)
 
     def _cheap_to_discard(self, body: Body) -> bool:
-        body.ready()
+        try:
+            body.ready()
+        except ClientProtocolError:
+            return False
         assert self._head is not None
         left = (self._head.content_length or 0) - body.size
         return body.complete or (left > 0 and left <= _DISCARD and not self._client.awaits_continue)
@@ -293,7 +299,7 @@ class Exchange:
         try:
             self._handler.done(record)
         except Exception as error:  # noqa: BLE001 - an observer can't change what it observes
-            _log.error("a request handler's done() failed with %s", type(error).__name__)  # noqa: TRY400
+            _log.error("a request handler's done() failed with %s", type(error).__name__)
 
 
 def _path(head: RequestHead) -> str:

@@ -261,7 +261,7 @@ class Forwarding:
         """Ask the handler about the final head, then send it and the body."""
         client, job = self._client, self._job
         body = upstream.body()
-        response = await ask(
+        response: object = await ask(
             self._handler.on_response,
             job.forward.request,
             Response(status=head.status, headers=end_to_end(head.fields).without(b"alt-svc")),

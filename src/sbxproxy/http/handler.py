@@ -57,8 +57,10 @@ class Denied(Exception):  # noqa: N818 - a verdict that may be raised from any d
     """The request is refused: the client is shown *reason*, and nothing goes upstream. Return it or raise it."""
 
     def __init__(self, reason: str, detail: str, *, status: int = 403) -> None:
-        """Take a reason id, one fixed sentence (never the client's bytes) and an HTTP status."""
+        """Take a reason id, one fixed sentence (never the client's bytes) and an HTTP status, 400 to 599."""
         super().__init__(detail)
+        if not 400 <= status <= 599:
+            raise ValueError("a denial needs an error status")
         self.reason = str(reason)
         self.detail = detail
         self.status = status
@@ -151,6 +153,6 @@ async def ask(call: Callable[..., Awaitable[_T]], *args: object) -> _T:
         return await call(*args)
     except (Denied, ClientProtocolError, UpstreamError, StageError):
         raise
-    except Exception as error:
-        _log.error("a request handler failed with %s", type(error).__name__)  # noqa: TRY400
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, its request goes nowhere
+        _log.error("a request handler failed with %s", type(error).__name__)
         raise StageError("the request handler failed") from None

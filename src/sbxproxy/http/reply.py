@@ -26,7 +26,11 @@ def error_reply(status: int, reason: str, message: str) -> Response:
 
 def deny_reply(status: int, reason: str, message: str) -> Response:
     """Make an error reply with its reason in a header too, so that nobody takes it for the upstream's."""
-    return error_reply(status, reason, message).with_header(DENY_HEADER, reason)
+    reply = error_reply(status, reason, message)
+    try:
+        return reply.with_header(DENY_HEADER, reason)
+    except ValueError:  # a plugin's own reason id
+        return reply
 
 
 def reply_to(error: Denied | ClientProtocolError | UpstreamError | StageError) -> Response:
