@@ -166,9 +166,7 @@ async def test_it_behaves_as_trio_demands_of_half_closeable_streams():
 
 @given(
     chunks=st.lists(st.binary(min_size=1, max_size=20), max_size=8),
-    steps=st.lists(
-        st.tuples(st.sampled_from(["fill", "receive", "consume"]), st.integers(1, 12)), max_size=20
-    ),
+    steps=st.lists(st.tuples(st.sampled_from(["fill", "receive", "consume"]), st.integers(1, 12)), max_size=20),
 )
 def test_no_order_of_filling_consuming_and_receiving_changes_the_bytes(chunks, steps):
     async def main():

@@ -45,9 +45,7 @@ class Story:
 
     async def run(self):
         try:
-            self.ended = await relay(
-                self.near, self.far, idle=self.idle, linger=self.linger, count=self.count
-            )
+            self.ended = await relay(self.near, self.far, idle=self.idle, linger=self.linger, count=self.count)
         finally:
             self.done.set()
 
@@ -317,9 +315,7 @@ async def test_x9_a_pipe_with_bytes_in_it_is_never_used_again(stories, monkeypat
     """They are one sandbox's, and would come out in another's connection."""
     given_back = []
     give = pipes.PipePool.give
-    monkeypatch.setattr(
-        pipes.PipePool, "give", lambda pool, pipe: (given_back.append(pipe.held), give(pool, pipe))
-    )
+    monkeypatch.setattr(pipes.PipePool, "give", lambda pool, pipe: (given_back.append(pipe.held), give(pool, pipe)))
     other = stories()  # keeps the pool in use
     await other.client.send_all(bytes(200_000))
     story = stories(pair=lambda: tcp_pair(buffers=32 * 1024))
@@ -706,9 +702,7 @@ async def play(steps, wrap, peeked):
                 for end in (story.client, story.upstream):
                     assert await receive_exactly(end, len(peeked)) == peeked
             for what, from_client, size, piece in steps:
-                source, sink = (
-                    (story.client, story.upstream) if from_client else (story.upstream, story.client)
-                )
+                source, sink = (story.client, story.upstream) if from_client else (story.upstream, story.client)
                 if ended[from_client] and what != "cancel":
                     continue
                 match what:

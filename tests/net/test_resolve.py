@@ -117,15 +117,11 @@ async def test_an_answer_without_a_usable_address_is_none(answer):
 
 async def test_a_zone_with_thousands_of_addresses_is_cut():
     answer = [v4(f"192.0.{n // 256}.{n % 256}") for n in range(1000)]
-    assert (
-        len(await SystemResolver(getaddrinfo=System(api_example_com=answer)).resolve(NAME)) == MOST_ADDRESSES
-    )
+    assert len(await SystemResolver(getaddrinfo=System(api_example_com=answer)).resolve(NAME)) == MOST_ADDRESSES
 
 
 async def test_overrides_come_before_the_system(system):
-    resolver = SystemResolver(
-        overrides={NAME: [TWO, IPv6Address("::ffff:192.0.2.1"), ONE]}, getaddrinfo=system
-    )
+    resolver = SystemResolver(overrides={NAME: [TWO, IPv6Address("::ffff:192.0.2.1"), ONE]}, getaddrinfo=system)
     assert await resolver.resolve(NAME) == (TWO, ONE)
     assert system.asked == []
 

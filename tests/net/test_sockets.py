@@ -19,9 +19,7 @@ def over_tls(stream):
     return TlsStream(stream, SSL.Context(SSL.TLS_CLIENT_METHOD), server_side=False)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, peekable, lambda s: PeekedStream(peekable(s)), Opaque, over_tls], ids=range(5)
-)
+@pytest.mark.parametrize("wrap", [lambda s: s, peekable, lambda s: PeekedStream(peekable(s)), Opaque, over_tls], ids=range(5))
 async def test_aborting_shows_the_peer_a_reset_through_any_wrapper(wrap):
     """A clean end after half an answer would pass for a whole one."""
     near, far = tcp_pair()

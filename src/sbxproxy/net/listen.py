@@ -170,9 +170,7 @@ class BoundedListener(trio.abc.Listener[_Stream], Generic[_Stream]):
         now = trio.current_time()
         if now >= self._warn_again:
             self._warn_again = now + QUIET
-            _log.warning(
-                "can't accept on %s: %s; trying again", describe(self), os.strerror(error.errno or 0)
-            )
+            _log.warning("can't accept on %s: %s; trying again", describe(self), os.strerror(error.errno or 0))
 
     async def aclose(self) -> None:
         """Close the inner listener; slots of accepted streams stay taken."""

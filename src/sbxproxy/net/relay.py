@@ -107,26 +107,22 @@ async def relay(
     ended: Ended = "eof"
     broken = False
 
-    async def guarded(run: Callable[[], Awaitable[None]], source: str, sink: str) -> None:
+    async def guarded(run: Callable[[], Awaitable[None]], source: Ended, sink: Ended) -> None:
         nonlocal ended, broken
         try:
             await run()
         except Broken as failure:
             if not broken:
                 broken = True
-                side = source if failure.at_source else sink
-                if failure.closed:
-                    ended = "closed"
-                else:
-                    ended = "client-reset" if side == "client" else "upstream-reset"
+                ended = "closed" if failure.closed else source if failure.at_source else sink
             nursery.cancel_scope.cancel(reason="the relay broke")
 
     # One child a relay: the other direction runs in this task, and the nursery's scope carries the deadline.
     async with trio.open_nursery() as nursery:
         patience = _Patience(nursery.cancel_scope, idle)
         there, back = _directions(client, upstream, up=up, down=down, patience=patience, linger=linger)
-        nursery.start_soon(guarded, back, "upstream", "client")
-        await guarded(there, "client", "upstream")
+        nursery.start_soon(guarded, back, "upstream-reset", "client-reset")
+        await guarded(there, "client-reset", "upstream-reset")
     if nursery.cancel_scope.cancelled_caught and not broken:
         return "linger" if patience.lingering else "idle"
     return ended

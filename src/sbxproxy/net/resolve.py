@@ -176,9 +176,7 @@ class SystemResolver:
                 del self._lookups[name]
         match lookup.answer:
             case None:
-                raise UpstreamResolveError(
-                    "the resolver did not answer in time", reason="resolve-timeout", status=504
-                )
+                raise UpstreamResolveError("the resolver did not answer in time", reason="resolve-timeout", status=504)
             case UpstreamResolveError() as error:
                 # One exception object raised by several tasks would gather all their tracebacks.
                 raise UpstreamResolveError(str(error), reason=error.reason, status=error.status)
