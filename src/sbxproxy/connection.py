@@ -26,7 +26,7 @@ from sbxproxy.flow import Flow
 from sbxproxy.fronts.ask import Ask
 from sbxproxy.fronts.http import serialize
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.http.exchange import serve as serve_http
+from sbxproxy.http.serve import serve as serve_http
 from sbxproxy.http.handler import Denied, Origin, Record
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.reply import deny_reply

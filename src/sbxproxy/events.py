@@ -12,6 +12,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from queue import Full, Queue
+from threading import Thread
 from typing import IO, Any
 
 
@@ -173,22 +175,50 @@ def as_dict(event: Event) -> dict[str, Any]:
 class JsonLines:
     """An observer that writes each event as one line of JSON.
 
-    Everything but printable ASCII is escaped, so a hostile name can neither begin a second line nor paint a terminal. The stream is
-    the caller's to open and close; it is flushed after each line, and the first failing write (a full disk, a closed pipe) is
-    kept in ``error`` while later events are counted in ``lost``.
+    Everything but printable ASCII is escaped, so a hostile name can neither begin a second line nor paint a terminal. Writing happens in a
+    thread of its own, begun with the first event: a full pipe or a slow disk holds no connection. What doesn't fit into the queue,
+    or can't be written, is counted in ``lost``. The stream stays the caller's to close, after ``close``.
+
+    Attributes:
+        lost: events that were not written.
+        error: the first failure to write.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
-        """Take an open text stream."""
+    def __init__(self, stream: IO[str], *, queue: int = 10_000) -> None:
+        """Take an open text stream, and how many events may wait."""
         self._stream = stream
-        self.error: OSError | None = None
+        self._queue: Queue[Event | None] = Queue(queue)
+        self._writer: Thread | None = None
+        self.error: Exception | None = None
         self.lost = 0
 
     def __call__(self, event: Event) -> None:
-        """Write one line."""
+        """Queue one line."""
+        if self._writer is None:
+            self._writer = Thread(target=self._write, name="sbxproxy events", daemon=True)
+            self._writer.start()
         try:
-            self._stream.write(json.dumps(as_dict(event), ensure_ascii=True, separators=(",", ":")) + "\n")
-            self._stream.flush()
-        except OSError as error:
-            self.error = self.error or error
+            self._queue.put_nowait(event)
+        except Full:
             self.lost += 1
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what is queued, for at most *timeout* seconds."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                self._queue.put(None, timeout=timeout)
+            except Full:
+                self.lost += self._queue.qsize()
+                return
+            writer.join(timeout)
+
+    def _write(self) -> None:
+        while (event := self._queue.get()) is not None:
+            try:
+                self._stream.write(json.dumps(as_dict(event), ensure_ascii=True, separators=(",", ":")) + "\n")
+                if self._queue.empty():
+                    self._stream.flush()
+            except (OSError, ValueError) as error:  # ValueError: the caller has closed the stream
+                self.error = self.error or error
+                self.lost += 1

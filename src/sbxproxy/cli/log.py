@@ -1,0 +1,110 @@
+"""What a person sees while a sandbox runs: a line a flow, with what would allow what was denied."""
+
+from __future__ import annotations
+
+__all__ = ["Log"]
+
+import sys
+import time
+from typing import IO
+
+from rich.console import Console
+from rich.text import Text
+
+from sbxproxy.events import Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
+
+BURST = 20
+"""Lines a second at most; a program that is denied ten thousand times a second gets a count instead."""
+
+
+class Log:
+    """An observer that writes lines to a terminal, or JSON lines where there is none.
+
+    It never shows more than ``BURST`` lines a second: the rest is counted and told once there is room.
+    """
+
+    def __init__(self, *, verbosity: int, stream: IO[str] | None = None) -> None:
+        """Write to *stream*, by default standard error; *verbosity* is -1 (nothing), 0 (denials, problems) or 1 (all)."""
+        self._stream = stream or sys.stderr
+        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        self._json = None if self._stream.isatty() else JsonLines(self._stream)
+        self._verbosity = verbosity
+        self._second = 0.0
+        self._shown = 0
+        self._held = 0
+
+    def __call__(self, event: Event) -> None:
+        """Show *event* if it is of interest."""
+        if self._verbosity < 0 or not self._wanted(event):
+            return
+        now = time.monotonic()
+        if now - self._second >= 1:
+            if self._held:
+                self.say(f"… and {self._held} more", "dim")
+            self._second, self._shown, self._held = now, 0, 0
+        if self._shown >= BURST:
+            self._held += 1
+            return
+        self._shown += 1
+        if self._json is not None:
+            self._json(event)
+        else:
+            self._console.print(_line(event))
+
+    def say(self, text: str, style: str = "") -> None:
+        """Write a line of our own."""
+        if self._verbosity >= 0:
+            self._console.print(Text(f"sbxproxy: {text}", style=style))
+
+    def close(self) -> None:
+        """Tell what was held back."""
+        if self._held:
+            self.say(f"… and {self._held} more", "dim")
+            self._held = 0
+        if self._json is not None:
+            self._json.close()
+
+    def _wanted(self, event: Event) -> bool:
+        match event:
+            case FlowClosed():
+                return self._verbosity > 0 or event.decision in {"deny", "error"}
+            case RequestDone():
+                return self._verbosity > 0 or (event.reason is not None and event.status in {0, 400, 403, 405, 421, 502, 504})
+            case FlowOpened():
+                return False
+            case PolicyChanged():
+                return self._verbosity > 0 or bool(event.cut)
+            case Problem():
+                return True
+
+
+def _clean(text: str) -> str:
+    """Make control characters visible: a path must not paint the terminal."""
+    return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+
+
+def _line(event: Event) -> Text:
+    line = Text()
+    match event:
+        case FlowClosed() if event.decision in {"deny", "error"}:
+            word = "denied" if event.decision == "deny" else "failed"
+            where = event.server_name or event.target or "a connection"
+            line.append(f"✗ {word} ", "bold red").append(_clean(where)).append(f"  {event.reason}", "red")
+            line.append(f"  {_clean(event.detail)}", "dim")
+            if event.remedy:
+                line.append(f"  to allow it: {_clean(event.remedy)}", "yellow")
+        case FlowClosed():
+            line.append("✓ ", "green").append(_clean(event.server_name or event.target))
+            line.append(f"  {event.decision} by {event.rule or event.reason}", "cyan")
+            line.append(f"  ↑{event.bytes_up} ↓{event.bytes_down} bytes  {event.duration:.2f} s  {event.ended}", "dim")
+        case RequestDone():
+            line.append("  → " if event.reason is None else "✗ ", "green" if event.reason is None else "bold red")
+            line.append(f"{event.method} {event.host}{_clean(event.path)}  {event.status}")
+            line.append(f"  {event.reason or ('' if event.rule is None else f'rule {event.rule}')}", "cyan")
+        case PolicyChanged():
+            line.append(f"sbxproxy: policy is now {event.mode}; {len(event.cut)} flows cut, {event.kept} kept", "yellow")
+        case Problem():
+            line.append(f"sbxproxy: {event.reason}: {_clean(event.detail)}", "bold yellow")
+        case FlowOpened():
+            line.append(f"… {_clean(event.target)}")
+    return line

@@ -1,0 +1,293 @@
+"""Options that commands share, and what they come to: a policy, settings, secrets.
+
+``--config FILE`` is a TOML file with the same names; what stands on the command line wins.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Configuration", "PolicySource", "configure", "operator_options", "policy_options"]
+
+import difflib
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sbxproxy.address import IPAddress, IPNetwork, parse_address, parse_network
+from sbxproxy.errors import ConfigurationError, PolicyError
+from sbxproxy.hostname import Hostname, canonical_hostname
+from sbxproxy.policy.model import Policy
+from sbxproxy.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_POLICY_OPTIONS = ("policy", "allow_all", "deny_all", "allow", "allow_cidr", "deny_cidr", "inject")
+_CHOICES = "--policy FILE, --allow-all, --deny-all, or any of --allow, --allow-cidr, --deny-cidr, --inject"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySource:
+    """Where the policy comes from, so that it can be read again.
+
+    Attributes:
+        path: the file, or ``None`` if it was given otherwise and can't change.
+        text: the policy as JSON, where it isn't a file.
+        document: the policy as a value, where it was put together from options.
+    """
+
+    path: Path | None
+    text: str | None = field(default=None, repr=False)
+    document: object = field(default=None, repr=False)
+
+    def read(self) -> Policy:
+        """Read and compile it.
+
+        Raises:
+            ConfigurationError: the file can't be read, or its policy is invalid; the message names the file.
+        """
+        if self.path is None and self.text is None:
+            return Policy.parse(self.document)
+        name = str(self.path or "standard input")
+        try:
+            text = self.text if self.path is None else self.path.read_text(encoding="utf-8")
+            assert text is not None
+            return Policy.from_json(text)
+        except OSError as error:
+            raise ConfigurationError(f"{name}: can't be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{name}: not UTF-8") from None
+        except PolicyError as error:
+            raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in error.problems)) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What the options come to.
+
+    Attributes:
+        source: the policy.
+        settings: the operator's.
+        secrets: sources by name.
+        hidden: environment variables that hold secrets, which a child must not see.
+        plugins: names to load.
+        events: where JSON lines go: a path, ``-`` for standard output, or ``None``.
+        verbosity: -1 quiet, 0 denials and problems, 1 every flow.
+    """
+
+    source: PolicySource
+    settings: Settings
+    secrets: dict[str, Any]
+    hidden: frozenset[str]
+    plugins: tuple[str, ...]
+    events: str | None
+    verbosity: int
+
+
+def _load_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise click.UsageError(f"--config: can't read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--config: {path} is not TOML: {error}") from None
+    known = {parameter.name for parameter in ctx.command.params if parameter.name and parameter.name != "config"}
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0].replace('_', '-')!r}?" if near else ""
+            raise click.UsageError(f"--config: {path}: no option is named {key!r}{hint}")
+        defaults[name] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+def _stack(function: F, *decorators: Callable[[F], F]) -> F:
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def policy_options(function: F) -> F:
+    """Add the options that give a policy."""
+    return _stack(
+        function,
+        click.option("--policy", metavar="FILE", help="A policy in JSON; - is standard input. Changes of the file take effect at once."),
+        click.option("--allow-all", is_flag=True, help="Allow the public Internet."),
+        click.option("--deny-all", is_flag=True, help="Allow nothing, name resolution included."),
+        click.option("--allow", multiple=True, metavar="HOST", help="Allow a host; *.example.com allows all below example.com."),
+        click.option("--allow-cidr", multiple=True, metavar="CIDR", help="Allow an address range, any protocol."),
+        click.option("--deny-cidr", multiple=True, metavar="CIDR", help="Deny an address range; beats everything allowed."),
+        click.option(
+            "--inject",
+            multiple=True,
+            metavar="'HOST:HEADER: VALUE'",
+            help="Allow HOST and set this header in every request to it; VALUE may use ${secret:NAME}.",
+        ),
+    )
+
+
+def operator_options(function: F) -> F:
+    """Add the options that belong to whoever runs the proxy."""
+    return _stack(
+        function,
+        click.option(
+            "--secret",
+            multiple=True,
+            metavar="NAME=SOURCE",
+            help="Where ${secret:NAME} comes from: env:VARIABLE, file:PATH or 'cmd:COMMAND ARGS'.",
+        ),
+        click.option(
+            "--private-network", multiple=True, metavar="CIDR", help="A range that domain rules and --allow-all may reach besides the Internet."
+        ),
+        click.option("--never", multiple=True, metavar="CIDR", help="A range that nothing may reach."),
+        click.option(
+            "--resolve", multiple=True, metavar="HOST:ADDRESS[,ADDRESS]", help="Use these addresses for HOST; IPv6 in brackets."
+        ),
+        click.option("--upstream-ca", multiple=True, metavar="FILE", help="More roots to verify upstreams with (PEM)."),
+        click.option("--plugin", multiple=True, metavar="NAME", help="Load an installed plugin."),
+        click.option("--events", metavar="FILE", help="Append events as JSON lines; - is standard output."),
+        click.option("--quiet", is_flag=True, help="Print nothing of what happens."),
+        click.option("-v", "--verbose", is_flag=True, help="Print every flow, not only denials and problems."),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=_load_config,
+            metavar="FILE",
+            help="A TOML file with these options by their names.",
+        ),
+    )
+
+
+def configure(ctx: click.Context) -> Configuration:
+    """Make sense of a command's options.
+
+    Raises:
+        click.UsageError: one is wrong; the message names it and says what would be right.
+    """
+    given = dict(ctx.params)
+    if given["quiet"] and given["verbose"]:
+        raise click.UsageError("--quiet and --verbose exclude each other")
+    secrets, hidden = _secrets(given["secret"])
+    return Configuration(
+        source=_policy(ctx, given),
+        settings=settings(given),
+        secrets=secrets,
+        hidden=hidden,
+        plugins=tuple(given["plugin"]),
+        events=given["events"],
+        verbosity=-1 if given["quiet"] else int(given["verbose"]),
+    )
+
+
+def settings(given: dict[str, Any]) -> Settings:
+    """Make the operator's settings of the operator options."""
+    return Settings(
+        private_networks=_networks("--private-network", given["private_network"]),
+        never=_networks("--never", given["never"]),
+        resolve=resolve_overrides(given["resolve"]),
+        extra_upstream_roots=[Path(path) for path in given["upstream_ca"]],
+    )
+
+
+def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
+    command_line = {
+        name for name in _POLICY_OPTIONS if given[name] and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    used = command_line or {name for name in _POLICY_OPTIONS if given[name]}
+    if not used:
+        raise click.UsageError(f"a sandbox never runs without a policy; give {_CHOICES}")
+    alone = used & {"policy", "allow_all", "deny_all"}
+    if alone and len(used) > 1:
+        names = ", ".join("--" + name.replace("_", "-") for name in sorted(used))
+        raise click.UsageError(f"{names} exclude each other; give {_CHOICES}")
+    if "allow_all" in used:
+        return PolicySource(None, document="allow-all")
+    if "deny_all" in used:
+        return PolicySource(None, document="deny-all")
+    if "policy" in used:
+        return PolicySource(None, text=sys.stdin.read()) if given["policy"] == "-" else PolicySource(Path(given["policy"]))
+    allow: dict[str, list[object]] = {}
+    for host in given["allow"] if "allow" in used else ():
+        allow.setdefault(host, [])
+    for text in given["inject"] if "inject" in used else ():
+        host, header, value = _inject(text)
+        allow.setdefault(host, []).append({"transform": [{"headers": {header: value}}]})
+    for host, rules in allow.items():
+        if len(rules) > 1:  # one rule that sets all: the first rule that fits would win otherwise
+            allow[host] = [{"transform": [step for rule in rules for step in rule["transform"]]}]  # type: ignore[index]
+    document: dict[str, object] = {"allow": allow}
+    subnets = {
+        key: list(given[name]) for key, name in (("allow", "allow_cidr"), ("deny", "deny_cidr")) if name in used
+    }
+    if subnets:
+        document["subnets"] = subnets
+    return PolicySource(None, document=document)
+
+
+def _inject(text: str) -> tuple[str, str, str]:
+    host, colon, rest = text.partition(":")
+    header, second, value = rest.partition(":")
+    if not (colon and second and host.strip() and header.strip() and value.strip()):
+        raise click.UsageError("--inject: write 'HOST:Header: value', for example 'api.example.com:Authorization: Bearer ${secret:api}'")
+    return host.strip(), header.strip(), value.strip()
+
+
+def _secrets(texts: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
+    from sbxproxy.secrets import CommandSource, EnvironmentSource, FileSource
+
+    sources: dict[str, Any] = {}
+    hidden: set[str] = set()
+    for text in texts:
+        name, equals, where = text.partition("=")
+        kind, colon, rest = where.partition(":")
+        if not (equals and colon and name and rest):
+            # The text isn't shown: it may be the secret itself.
+            raise click.UsageError("--secret: write NAME=env:VARIABLE, NAME=file:PATH or NAME='cmd:COMMAND ARGS'; never the value itself")
+        if name in sources:
+            raise click.UsageError(f"--secret: {name} is given twice")
+        match kind:
+            case "env":
+                sources[name] = EnvironmentSource(rest)
+                hidden.add(rest)
+            case "file":
+                sources[name] = FileSource(Path(rest))
+            case "cmd":
+                sources[name] = CommandSource(shlex.split(rest))
+            case _:
+                raise click.UsageError(f"--secret: {name}: a source is env:VARIABLE, file:PATH or cmd:COMMAND; never the value itself")
+    return sources, frozenset(hidden)
+
+
+def _networks(option: str, texts: Sequence[str]) -> list[IPNetwork]:
+    networks = []
+    for text in texts:
+        try:
+            networks.append(parse_network(text))
+        except ValueError as error:
+            raise click.UsageError(f"{option}: {error}") from None
+    return networks
+
+
+def resolve_overrides(texts: Sequence[str]) -> dict[Hostname, list[IPAddress]]:
+    """Read ``HOST:ADDRESS[,ADDRESS]``."""
+    overrides: dict[Hostname, list[IPAddress]] = {}
+    for text in texts:
+        name, _, rest = text.partition(":")
+        host = canonical_hostname(name)
+        addresses = [parse_address(part.strip().removeprefix("[").removesuffix("]")) for part in rest.split(",")]
+        if host is None or not rest or None in addresses:
+            raise click.UsageError(f"--resolve: {text!r}: write HOST:ADDRESS[,ADDRESS], IPv6 in brackets")
+        overrides.setdefault(host, []).extend(address for address in addresses if address is not None)
+    return overrides

@@ -1,0 +1,144 @@
+"""What ``run`` and ``serve`` have in common: a proxy with one sandbox, its log, its events, and a policy file that may change."""
+
+from __future__ import annotations
+
+__all__ = ["Session", "run_trio", "watch_policy"]
+
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+import click
+import trio
+
+from sbxproxy.cli.log import Log
+from sbxproxy.cli.options import Configuration
+from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
+from sbxproxy.events import JsonLines, Observer
+from sbxproxy.plugins import load
+from sbxproxy.proxy import Proxy
+from sbxproxy.sandbox import Sandbox
+
+POLL = 0.5
+"""Seconds between two looks at the policy file."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Session:
+    """A running proxy with its one sandbox."""
+
+    configuration: Configuration
+    proxy: Proxy
+    sandbox: Sandbox
+    log: Log
+    nursery: trio.Nursery
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, configuration: Configuration, name: str) -> AsyncIterator[Session]:
+        """Start; everything of it is stopped at the end of the block.
+
+        Raises:
+            SbxproxyError: the configuration doesn't hold.
+        """
+        log = Log(verbosity=configuration.verbosity)
+        observers: list[Observer] = [log]
+        lines: JsonLines | None = None
+        events = _open_events(configuration.events)
+        if events is not None:
+            lines = JsonLines(events)
+            observers.append(lines)
+        proxy = Proxy(configuration.settings, pipeline=load(configuration.plugins), observers=observers)
+        sandbox = proxy.create_sandbox(name, policy=configuration.source.read(), secrets=configuration.secrets)
+        for source_name in sandbox.policy.secrets:
+            # A secret that can't be had is an error now rather than at the first request.
+            await configuration_secret(configuration, source_name)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(proxy.run)
+                nursery.start_soon(watch_policy, sandbox, configuration, log)
+                yield cls(configuration, proxy, sandbox, log, nursery)
+                nursery.cancel_scope.cancel(reason="the session is over")
+        finally:
+            log.close()
+            if lines is not None:
+                lines.close()
+            if events is not None and events is not sys.stdout:
+                events.close()
+
+
+async def configuration_secret(configuration: Configuration, name: str) -> None:
+    """Look a secret up once; raises ``SecretError``."""
+    from sbxproxy.secrets import Secrets
+
+    await Secrets(configuration.secrets).get(name)
+
+
+def _open_events(where: str | None) -> IO[str] | None:
+    if where is None:
+        return None
+    if where == "-":
+        return sys.stdout
+    try:
+        return open(where, "a", encoding="utf-8")  # noqa: SIM115, PTH123
+    except OSError as error:
+        raise ConfigurationError(f"--events: can't write {where}: {error.strerror}") from None
+
+
+async def watch_policy(sandbox: Sandbox, configuration: Configuration, log: Log) -> None:
+    """Put the policy file in force whenever it changes; an invalid one is reported, and the old policy stays."""
+    path = configuration.source.path
+    if path is None:
+        await trio.sleep_forever()
+        return
+    seen = _state(path)
+    while True:
+        await trio.sleep(POLL)
+        now = _state(path)
+        if now != seen:
+            seen = now
+            await reload_policy(sandbox, configuration, log)
+
+
+async def reload_policy(sandbox: Sandbox, configuration: Configuration, log: Log) -> None:
+    """Read the policy file and put it in force."""
+    try:
+        policy = await trio.to_thread.run_sync(configuration.source.read)
+        changed = await sandbox.update_policy(policy)
+    except (PolicyError, ConfigurationError) as error:
+        log.say(f"the old policy stays in force: {error}", "bold red")
+    else:
+        log.say(f"policy is now {changed.mode}: {len(changed.cut)} flows cut, {changed.kept} kept", "yellow")
+
+
+def _state(path: os.PathLike[str]) -> tuple[int, int, int] | None:
+    with suppress(OSError):
+        status = os.stat(path)  # noqa: PTH116
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return None
+
+
+def run_trio(function: Callable[[], Awaitable[_T]], *, failure: int) -> _T:
+    """Run *function*; an error of configuration becomes one sentence and exit code *failure*."""
+    try:
+        return trio.run(function)
+    except* SbxproxyError as group:
+        error = _first(group)
+        wrong = click.ClickException(str(error))
+        wrong.exit_code = failure
+    except* OSError as group:
+        wrong = click.ClickException(str(_first(group)))
+        wrong.exit_code = failure
+    raise wrong
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
