@@ -71,7 +71,7 @@ class Proxy:
         self._dialer = dialer or self._dial
         self._upstream = UpstreamTls(roots=self.settings.upstream_roots, extra_roots=self.settings.extra_upstream_roots)
         self._handshakes = Slots(limits.handshakes, limit="handshakes")
-        self._flows = limits.flows if limits.flows is not None else fd_budget()
+        self._flows = Slots(limits.flows or fd_budget(), limit="flows")
         self._sandboxes: dict[str, Sandbox] = {}
         self._endpoints: dict[tuple[IPAddress, int], int] = {}
         self._running = False
@@ -176,7 +176,8 @@ class Proxy:
             observers=(*self._observers, *observers),
             plugins=self.pipeline.transforms,
             register=self._register,
-            admit=self._admit,
+            slots=Slots(limits.flows_per_sandbox, limit="flows_per_sandbox", within=self._flows),
+            is_running=lambda: self._running,
             closed=lambda: self._forget(name),
         )
         self._sandboxes[name] = sandbox
@@ -198,9 +199,6 @@ class Proxy:
     async def _dial(self, addresses: Sequence[IPAddress], port: int) -> tuple[Stream, IPAddress]:
         limits = self.settings.limits
         return await dial(addresses, port, connect=limits.connect, total=limits.connect_total)
-
-    def _admit(self) -> bool:
-        return self._running and sum(len(sandbox.flows) for sandbox in self.sandboxes) < self._flows
 
     def _register(self, endpoints: Sequence[tuple[IPAddress, int]]) -> Any:
         """Note addresses that this proxy listens on, which nothing may be connected to; returns what takes that back."""

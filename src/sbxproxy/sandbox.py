@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +23,19 @@ from trio.abc import Listener, Stream
 
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
 from sbxproxy.connection import Context, narrow, serve_flow
-from sbxproxy.errors import ClientProtocolError, ConfigurationError, PolicyError, PolicyProblem, StageError
+from sbxproxy.errors import (
+    ClientProtocolError,
+    ConfigurationError,
+    LimitError,
+    PolicyError,
+    PolicyProblem,
+    StageError,
+)
 from sbxproxy.events import Event, FlowClosed, Observer, PolicyChanged, Problem
 from sbxproxy.flow import Flow
 from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.net import describe, local_endpoints, peekable
+from sbxproxy.net import BoundedListener, Slots, describe, local_endpoints, peekable
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.net.sockets import abort
 from sbxproxy.policy import Deny, Policy, Reason
@@ -59,7 +67,8 @@ class Sandbox:
         observers: Sequence[Observer],
         plugins: Mapping[str, Any],
         register: Callable[[Sequence[tuple[IPAddress, int]]], Callable[[], None]],
-        admit: Callable[[], bool],
+        slots: Slots,
+        is_running: Callable[[], bool],
         closed: Callable[[], None],
     ) -> None:
         """Not called by embedders: see ``Proxy.create_sandbox``."""
@@ -70,10 +79,10 @@ class Sandbox:
         self._observers = tuple(observers)
         self._plugins = plugins
         self._register = register
-        self._admit = admit
+        self._slots = slots
+        self._is_running = is_running
         self._on_close = closed
         self._directory: Path | None = None
-        self._draining = trio.Event()
         self._accepting: set[trio.CancelScope] = set()
         self._serving: set[trio.CancelScope] = set()
         self._closed = False
@@ -254,6 +263,9 @@ class Sandbox:
         async def accept(stream: Stream) -> None:
             await self._guarded(lambda: self._serve_stream(stream, auth, trusted), stream)
 
+        bounded = [BoundedListener(listener, self._slots) for listener in listeners]
+        handler = self._slots.bound(accept)
+
         serving, accepting = trio.CancelScope(), trio.CancelScope()
         self._serving.add(serving)
         self._accepting.add(accepting)
@@ -262,9 +274,8 @@ class Sandbox:
                 async with trio.open_nursery() as flows:
                     with accepting:
                         async with trio.open_nursery() as nursery:
-                            await nursery.start(lambda task_status: trio.serve_listeners(
-                                accept, list(listeners), handler_nursery=flows, task_status=task_status
-                            ))
+                            serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=flows)
+                            await nursery.start(serve)
                             task_status.started()
         finally:
             self._serving.discard(serving)
@@ -290,7 +301,15 @@ class Sandbox:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        await self._guarded(lambda: self._serve_ask(peekable(stream), ask), stream)
+        try:
+            self._slots.acquire_nowait()
+        except LimitError as error:
+            await self._turn_away(stream, Reason.LIMIT, str(error))
+            return
+        try:
+            await self._guarded(lambda: self._serve_ask(peekable(stream), ask), stream)
+        finally:
+            self._slots.release()
 
     async def _guarded(self, work: Callable[[], Awaitable[object]], stream: Stream) -> None:
         """Run one connection's work so that nothing of it can end another's."""
@@ -306,9 +325,6 @@ class Sandbox:
 
     async def _serve_stream(self, stream: Stream, auth: ListenerAuth | None, trusted: PrefixTable | None) -> None:
         client = peekable(stream)
-        if not self._has_room():
-            await self._turn_away(client)
-            return
         while True:
             ask = await self._ask(client, auth, trusted)
             if ask is None:
@@ -339,16 +355,13 @@ class Sandbox:
         return None
 
     async def _serve_ask(self, client: PeekedStream, ask: Ask) -> bytes | None:
-        if not self._has_room():
-            await self._turn_away(client)
+        if not self._is_running():
+            await self._turn_away(client, "not-running", "the proxy is not running")
             return None
         return await serve_flow(self._context, client, ask)
 
-    def _has_room(self) -> bool:
-        return len(self._context.flows) < self._context.limits.flows_per_sandbox and self._admit()
-
-    async def _turn_away(self, client: PeekedStream) -> None:
-        self._emit(self._no_flow(Reason.LIMIT, "too many open flows", 0.0))
+    async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:
+        self._emit(self._no_flow(reason, detail, 0.0))
         await abort(client)
 
     def _no_flow(self, reason: str, detail: str, duration: float) -> FlowClosed:
@@ -361,7 +374,6 @@ class Sandbox:
 
     async def drain(self, grace: float = 5.0) -> None:
         """Stop accepting, give live flows *grace* seconds to end, then cut them; ``serve`` returns."""
-        self._draining.set()
         for scope in tuple(self._accepting):
             scope.cancel(reason="draining")
         with trio.move_on_after(grace):
