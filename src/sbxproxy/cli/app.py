@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from sbxproxy import __version__
+from sbxproxy.cli.failure import Failure
 from sbxproxy.errors import SbxproxyError
 
 _COMMANDS = {
@@ -48,9 +49,7 @@ class _Lazy(click.Group):
 
 
 def _fail(error: SbxproxyError) -> NoReturn:
-    failure = click.ClickException(str(error))
-    failure.exit_code = 2
-    raise failure from None
+    raise Failure(str(error), 2) from None
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

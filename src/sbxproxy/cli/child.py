@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -61,13 +61,13 @@ async def run_child(
 async def _attend(
     child: subprocess.Popen[bytes],
     terminal: int | None,
-    signals: trio.abc.ReceiveChannel[int] | object,
+    signals: AsyncIterator[int],
     on_hangup: Callable[[], Awaitable[object]] | None,
 ) -> int:
     code = _look(child, terminal)
     if code is not None:
         return code
-    async for number in signals:  # type: ignore[attr-defined]
+    async for number in signals:
         if number == signal.SIGCHLD:
             code = _look(child, terminal)
             if code is not None:

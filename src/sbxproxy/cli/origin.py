@@ -58,8 +58,11 @@ class Origin:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._chain)
         listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
-        self.port = listeners[0].transport_listener.socket.getsockname()[1]
-        await trio.serve_listeners(self._answer, listeners, task_status=task_status)
+        transport = listeners[0].transport_listener
+        assert isinstance(transport, trio.SocketListener)
+        self.port = transport.socket.getsockname()[1]
+        task_status.started()
+        await trio.serve_listeners(self._answer, listeners)
 
     async def _answer(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self.connections += 1

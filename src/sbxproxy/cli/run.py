@@ -60,7 +60,7 @@ CAPTURES = {"env": EnvironmentCapture}
 @click.option("--name", default="run", show_default=True, help="The sandbox's name, in events and in its CA certificate.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def run(ctx: click.Context, capture: str, name: str, command: tuple[str, ...], **_options: object) -> None:
+def run(ctx: click.Context, /, capture: str, name: str, command: tuple[str, ...], **_options: object) -> None:
     """Run COMMAND behind a policy.
 
     Ends as COMMAND does: with its exit code, or 128 + N after signal N; 126 if it can't be executed, 127 if it isn't found, 125 if

@@ -42,7 +42,7 @@ FAILURE = 1
 @click.option("--ready-fd", type=int, metavar="N", help="Write where it listens to descriptor N, a line each, and close it.")
 @click.option("--grace", type=float, default=5.0, show_default=True, metavar="SECONDS", help="Time for open flows after SIGTERM.")
 @click.pass_context
-def serve(ctx: click.Context, listen: tuple[str, ...], **options: Any) -> None:
+def serve(ctx: click.Context, /, listen: tuple[str, ...], **options: Any) -> None:
     """Serve one sandbox until SIGTERM or SIGINT, then drain and end with 0.
 
     A line on standard error says when it listens, and where. SIGHUP reads the policy file again, as does every change of it.

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
-import click
 import trio
 
+from sbxproxy.cli.failure import Failure
 from sbxproxy.cli.log import Log
 from sbxproxy.cli.options import Configuration
 from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
@@ -128,12 +128,9 @@ def run_trio(function: Callable[[], Awaitable[_T]], *, failure: int) -> _T:
     try:
         return trio.run(function)
     except* SbxproxyError as group:
-        error = _first(group)
-        wrong = click.ClickException(str(error))
-        wrong.exit_code = failure
+        wrong = Failure(str(_first(group)), failure)
     except* OSError as group:
-        wrong = click.ClickException(str(_first(group)))
-        wrong.exit_code = failure
+        wrong = Failure(str(_first(group)), failure)
     raise wrong
 
 

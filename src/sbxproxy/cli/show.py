@@ -33,7 +33,7 @@ def _read(file: str) -> Policy:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def explain(
-    ctx: click.Context, file: str, target: str, method: str, request_path: str | None, header: tuple[str, ...], *, as_json: bool, **_: Any
+    ctx: click.Context, /, file: str, target: str, method: str, request_path: str | None, header: tuple[str, ...], *, as_json: bool, **_: Any
 ) -> None:
     """Tell what the policy in FILE decides on TARGET, and why: by the code that decides on live traffic.
 
@@ -55,7 +55,7 @@ def explain(
     if any(len(pair) != 2 for pair in headers):
         raise click.UsageError("--header: write 'Name: value'")
     request = _request(HttpRequest, wanted, method, request_path, headers)
-    addresses = operator.resolve.get(wanted.host) if isinstance(wanted.host, str) else None  # type: ignore[call-overload]
+    addresses = operator.resolve.get(wanted.host) if isinstance(wanted.host, str) else None
     answer = explain_policy(policy, wanted, boundary, request=request, addresses=tuple(addresses) if addresses else None)
     denied = isinstance(answer.decision, Deny)
     if as_json:
