@@ -29,9 +29,12 @@ def of_part(label: str, patience: float = PATIENCE) -> Iterator[None]:
 
     The text of the exception is left out, as the core does: it may quote a secret. It is there as the cause.
     """
+    end = trio.current_time() + patience
     try:
         with trio.fail_after(patience):
             yield
+        # One that shields itself is not stopped by the deadline.
+        ensure(trio.current_time() <= end, f"{label} took longer than {patience:g} s")
     except AssertionError:
         raise
     except trio.TooSlowError as error:

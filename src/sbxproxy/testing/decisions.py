@@ -132,12 +132,13 @@ async def check_transform(
 
 def _sample_requests(body_limit: int) -> list[Request]:
     body = b"x" * min(body_limit, 64) if body_limit else None
+    none = b"" if body_limit else None
     return [
-        make_request(body=b"" if body_limit else None),
-        make_request("HEAD", "/a/b%20c?q=1&q=2"),
-        make_request("OPTIONS", "*"),
+        make_request(body=none),
+        make_request("HEAD", "/a/b%20c?q=1&q=2", body=none),
+        make_request("OPTIONS", "*", body=none),
         make_request("POST", "/upload", headers={"content-type": "application/json", "authorization": "placeholder"}, body=body),
-        make_request("DELETE", "/" + "d" * 2000, headers=[("accept", "a"), ("Accept", "b"), ("AUTHORIZATION", "x")]),
+        make_request("DELETE", "/" + "d" * 2000, headers=[("accept", "a"), ("Accept", "b"), ("AUTHORIZATION", "x")], body=none),
         make_request("PATCH", "/", host="other.example.com:8443", headers=[("x-note", b"\xe9t\xe9")], body=body),
     ]
 

@@ -101,11 +101,21 @@ async def _check_cancelled(handshake: Callable[[Stream], Awaitable[Stream]], lab
 
 
 async def _ensure_closed(far: Stream, message: str) -> None:
-    """Fail if the other end isn't closed: reading to the end would wait for ever."""
-    with trio.move_on_after(0) as scope, suppress(trio.BrokenResourceError):
-        while await far.receive_some():
-            pass
-    ensure(not scope.cancelled_caught, message)
+    """Fail if the other end isn't closed: reading to the end would wait for ever, or bytes could still be sent."""
+    ended = False
+
+    async def read() -> None:
+        nonlocal ended
+        with suppress(trio.BrokenResourceError):
+            while await far.receive_some():
+                pass
+        ended = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel(reason="closed or not, it has shown")
+    ensure(ended, message)
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         await far.send_all(b"x")
         raise AssertionError(message)
