@@ -183,7 +183,7 @@ class Exchange:
                 body=body,
                 forward=answer,
                 content=content,
-                awaits_continue=awaits_continue,
+                awaits_continue=awaits_continue and content is None,
                 websocket=wants_websocket(head.fields) and _may_upgrade(head),
             )
         )
