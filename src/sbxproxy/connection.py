@@ -229,9 +229,7 @@ class _Story:
             if decision.provisional and await self._first_words(upstream):
                 return True
             self._release()
-            flow.ended = await relay(
-                self.client, upstream, idle=context.limits.idle, linger=context.limits.linger, count=flow
-            )
+            flow.ended = await relay(self.client, upstream, idle=context.limits.idle, linger=context.limits.linger, count=flow)
         return False
 
     async def _first_words(self, upstream: PeekedStream) -> bool:
@@ -358,7 +356,8 @@ class _Story:
         with trio.move_on_after(context.limits.first_bytes):
             while True:
                 try:
-                    answer = sniff(client.peeked, sniffers)
+                    # What stands beyond the bound counts as not there, however much of it came with one read.
+                    answer = sniff(client.peeked[: context.limits.client_hello], sniffers)
                 except Exception as error:
                     raise StageError(f"a sniffer failed with {type(error).__name__}") from error
                 if answer is not Hint.NEED_MORE:
@@ -373,7 +372,7 @@ class _Story:
         return None
 
     def _last_word(self, sniffers: Sequence[Sniffer]) -> Sniffed:
-        answer = sniff(self.client.peeked, sniffers, eof=True)
+        answer = sniff(self.client.peeked[: self._context.limits.client_hello], sniffers, eof=True)
         return answer if isinstance(answer, Sniffed) else Sniffed(Wire.UNKNOWN)
 
     @asynccontextmanager
