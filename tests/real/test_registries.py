@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
 from support.firewall import open_firewall
 from support.programs import require, run, unavailable
 
