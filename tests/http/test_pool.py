@@ -231,3 +231,16 @@ async def test_the_second_try_may_fail_to_connect(nursery):
     await client.send_all(request())
     assert b"connect-failed" in await read_until(client, b"}\n")
     await client.aclose()
+
+
+async def test_a_connection_in_use_while_all_was_forgotten_does_not_come_back(nursery):
+    """The request was allowed; the next one is judged by another policy, and so is its connection."""
+
+    def forget(request, response):
+        world.pool.forget()
+        return response
+
+    world = World(nursery, on_response=forget)
+    assert await world.talk(request() * 2) == OK * 2
+    assert len(world.connects) == 2
+    assert len(world.pool) == 0

@@ -20,8 +20,9 @@ from typing import Protocol
 import trio
 
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
+from sbxproxy.http.asked import asks_for_websocket, expects_continue, loggable_path
 from sbxproxy.http.body import Body
-from sbxproxy.http.fields import end_to_end, list_of, outgoing, wants_websocket
+from sbxproxy.http.fields import end_to_end, outgoing
 from sbxproxy.http.forwarding import Forwarding, Job, Tally
 from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, ClientGone, Patience
@@ -160,7 +161,7 @@ class Exchange:
         self._head = head
         self._body = body = client.begin(raw, head)
         target = check_target(head, self._origin, proxying=self._proxying)
-        awaits_continue = _expectation(head) and client.awaits_continue
+        awaits_continue = expects_continue(head) and client.awaits_continue
         request = Request(method=head.method, target=target, headers=end_to_end(head.fields), host=self._origin.authority)
         if limit := await ask(self._body_limit, request):
             request = replace(request, body=await self._whole_body(head, body, limit))
@@ -184,7 +185,7 @@ class Exchange:
                 forward=answer,
                 content=content,
                 awaits_continue=awaits_continue and content is None,
-                websocket=wants_websocket(head.fields) and _may_upgrade(head),
+                websocket=asks_for_websocket(head),
             )
         )
 
@@ -289,7 +290,7 @@ class Exchange:
         head, tally = self._head, self._tally
         record = Record(
             method=head.method if head else "",
-            path=_path(head) if head else "",
+            path=loggable_path(head) if head else "",
             status=tally.status,
             bytes_up=tally.bytes_up,
             bytes_down=tally.bytes_down,
@@ -300,28 +301,3 @@ class Exchange:
             self._handler.done(record)
         except Exception as error:  # noqa: BLE001 - an observer can't change what it observes
             _log.error("a request handler's done() failed with %s", type(error).__name__)
-
-
-def _path(head: RequestHead) -> str:
-    target = head.target.partition(b"?")[0]
-    if not target.startswith((b"/", b"*")):
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    return target.decode("ascii")
-
-
-def _expectation(head: RequestHead) -> bool:
-    """Tell whether the head expects ``100-continue`` (RFC 9110 section 10.1.1).
-
-    Raises:
-        ClientProtocolError: 417, it expects something else.
-    """
-    expected = set(list_of(head.fields, b"expect"))
-    if head.version == (1, 0) or not expected:
-        return False
-    if expected != {b"100-continue"}:
-        raise ClientProtocolError(Reason.BAD_REQUEST, "unknown expectation", status=417)
-    return True
-
-
-def _may_upgrade(head: RequestHead) -> bool:
-    return head.method == "GET" and head.version == (1, 1) and not head.chunked and not head.content_length

@@ -92,6 +92,7 @@ class Forwarding:
         self._pool = pool
         self._limits = limits
         self._tally = tally
+        self._generation = 0
         self._upload_failure: ClientGone | ClientProtocolError | None = None
 
     async def run(self) -> None:
@@ -103,6 +104,7 @@ class Forwarding:
             ClientGone: the client broke off.
         """
         job, origin = self._job, self._job.forward.origin
+        self._generation = self._pool.generation if self._pool is not None else 0
         fields = self._request_fields()
         if job.content is None:
             at_hand = job.body.ready()
@@ -137,7 +139,7 @@ class Forwarding:
             await self.close()
         elif self._pool is not None and self.upstream.reusable:
             stream, self.upstream = self.upstream.stream, None
-            self._pool.give(self._job.forward.origin, stream)
+            self._pool.give(self._job.forward.origin, stream, generation=self._generation)
             await self._pool.bury()
         else:
             await self.finish()

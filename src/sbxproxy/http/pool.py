@@ -29,10 +29,15 @@ class _Idle:
 
 
 class Pool:
-    """At most ``Limits.pooled_per_sandbox`` connections, each idle for at most ``Limits.keep_alive``."""
+    """At most ``Limits.pooled_per_sandbox`` connections, each idle for at most ``Limits.keep_alive``.
+
+    Attributes:
+        generation: how often everything was forgotten; what was opened before the last time is not kept.
+    """
 
     def __init__(self, limits: Limits) -> None:
         """Begin empty."""
+        self.generation = 0
         self._limits = limits
         self._idle: OrderedDict[_Idle, None] = OrderedDict()  # oldest first
         self._dead: list[Stream] = []
@@ -58,9 +63,12 @@ class Pool:
             self._dead.append(idle.stream)
         return None
 
-    def give(self, origin: Origin, stream: Stream) -> None:
-        """Put in a verified connection to *origin* on which nothing is under way; the pool owns it now."""
-        if self._closed:
+    def give(self, origin: Origin, stream: Stream, *, generation: int | None = None) -> None:
+        """Put in a verified connection to *origin* on which nothing is under way; the pool owns it now.
+
+        *generation* is what it was when the connection was begun, or taken out.
+        """
+        if self._closed or generation not in {None, self.generation}:
             self._dead.append(stream)
             return
         self.expire()
@@ -70,7 +78,8 @@ class Pool:
         self._idle[_Idle(origin, stream, trio.current_time() + self._limits.keep_alive)] = None
 
     def forget(self) -> None:
-        """Give up all idle connections: what they were opened under (a policy) is no longer in force."""
+        """Give up all connections, now or when they come back: the policy they were opened under is replaced."""
+        self.generation += 1
         self._dead += [idle.stream for idle in self._idle]
         self._idle.clear()
 
