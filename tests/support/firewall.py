@@ -26,20 +26,22 @@ class Firewall:
     listener: trio.SocketListener
     nursery: trio.Nursery
     events: list[Event] = field(default_factory=list)
+    clients: list[trio.SocketStream] = field(default_factory=list)
 
     @property
     def port(self) -> int:
         return self.listener.socket.getsockname()[1]
 
     async def open(self) -> trio.SocketStream:
-        """Connect to the proxy as a client does."""
+        """Connect to the proxy as a client does; closed at the end."""
         sock = trio.socket.socket()
         try:
             await sock.connect((LOOPBACK, self.port))
         except BaseException:
             sock.close()
             raise
-        return trio.SocketStream(sock)
+        self.clients.append(trio.SocketStream(sock))
+        return self.clients[-1]
 
     def environment(self, *roots: Path, auth: sbxproxy.ListenerAuth | None = None) -> dict[str, str]:
         """The environment for a child; with *roots*, a child that also trusts these authorities."""
@@ -108,5 +110,10 @@ async def open_firewall(
             await sandbox.serve(listeners, task_status=task_status, **serving)
 
         await nursery.start(run)
-        yield Firewall(proxy, sandbox, listeners[0], nursery, events)
-        nursery.cancel_scope.cancel()
+        firewall = Firewall(proxy, sandbox, listeners[0], nursery, events)
+        try:
+            yield firewall
+        finally:
+            nursery.cancel_scope.cancel()
+            for client in firewall.clients:
+                client.socket.close()
