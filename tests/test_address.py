@@ -22,9 +22,7 @@ from sbxproxy.address import (
 C = AddressClass
 
 
-@pytest.mark.parametrize(
-    "text", ["1.2.3.4", "0.0.0.0", "255.255.255.255", "::", "::1", "2001:db8::1", "2606:4700::1111"]
-)
+@pytest.mark.parametrize("text", ["1.2.3.4", "0.0.0.0", "255.255.255.255", "::", "::1", "2001:db8::1", "2606:4700::1111"])
 def test_addresses_are_read(text: str):
     """The ordinary spellings."""
     assert parse_address(text) == ip_address(text)

@@ -77,9 +77,7 @@ def parse_network(text: str) -> IPNetwork:
     bits: int = address.max_prefixlen
     if not slash:
         prefix = bits
-    elif (
-        not (length.isascii() and length.isdigit()) or len(length) > 3 or (length[0] == "0" and length != "0")
-    ):
+    elif not (length.isascii() and length.isdigit()) or len(length) > 3 or (length[0] == "0" and length != "0"):
         raise ValueError(f"the prefix length must be a plain number from 0 to {bits}")
     else:
         prefix = int(length)
@@ -88,9 +86,7 @@ def parse_network(text: str) -> IPNetwork:
     number = int(address)
     if host := number & ((1 << (bits - prefix)) - 1):
         meant = type(address)(number - host)
-        raise ValueError(
-            f"host bits are set: write {meant}/{prefix} for the range or {address}/{bits} for the one address"
-        )
+        raise ValueError(f"host bits are set: write {meant}/{prefix} for the range or {address}/{bits} for the one address")
     if bits == 32:
         return IPv4Network((number, prefix))
     if number >> 32 == _MAPPED:  # host bits are clear, so the prefix is at least 96
@@ -99,10 +95,7 @@ def parse_network(text: str) -> IPNetwork:
 
 
 def _why_no_address(base: str) -> str:
-    if (
-        any(len(part) > 1 and part[0] == "0" for part in base.split(".") if part.isdigit())
-        and ":" not in base
-    ):
+    if any(len(part) > 1 and part[0] == "0" for part in base.split(".") if part.isdigit()) and ":" not in base:
         return "leading zeros: some programs read them as octal, others as decimal"
     return "not an IPv4 or IPv6 address"
 

@@ -2,7 +2,7 @@
 
     ask → sniff → judge → dial → judge again → relay, inspect or hand over → close
 
-It is one task with one cancel scope. The judge says what it must know next; the verdict is recorded with no ``await`` between, and
+It is one task with one cancel scope. The judge says what it must know next; the verdict is recorded with no ``await`` between and
 asked for again once the address is connected, so a policy that changes meanwhile is never missed: before that moment the
 flow is judged by the new policy anyway, and from it on the update finds the flow in the table and cuts it.
 """
@@ -26,10 +26,10 @@ from sbxproxy.flow import Flow
 from sbxproxy.fronts.ask import Ask
 from sbxproxy.fronts.http import serialize
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.http.serve import serve as serve_http
 from sbxproxy.http.handler import Denied, Origin, Record
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.reply import deny_reply
+from sbxproxy.http.serve import serve as serve_http
 from sbxproxy.net.listen import Slots
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.relay import relay
@@ -50,7 +50,7 @@ from sbxproxy.wire.sniff import BUILTIN, bytes_wanted, sniff
 from sbxproxy.wire.tls import Alert, alert_record
 
 Dialer = Callable[[Sequence[IPAddress], int], Awaitable[tuple[Stream, IPAddress]]]
-"""Connects to one of these judged addresses, at this port, and returns the stream and the address; raises ``UpstreamError``."""
+"""Connects to one of these judged addresses at this port, and returns stream and address; raises ``UpstreamError``."""
 
 GOODBYE = 1.0
 """Seconds that telling a client its denial, or closing, may take; a peer that doesn't read can't hold a flow longer."""

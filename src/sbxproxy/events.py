@@ -6,14 +6,16 @@ into a name or a path can't break a log line, because the JSON form escapes it.
 
 from __future__ import annotations
 
-__all__ = ["Event", "FlowClosed", "FlowOpened", "JsonLines", "Observer", "PolicyChanged", "Problem", "RequestDone"]
+__all__ = ["Event", "FlowClosed", "FlowOpened", "JsonLines", "Observer", "PolicyChanged", "Problem", "RequestDone", "as_dict"]
 
+import atexit
 import json
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from queue import Full, Queue
-from threading import Thread
+from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 
@@ -173,52 +175,68 @@ def as_dict(event: Event) -> dict[str, Any]:
 
 
 class JsonLines:
-    """An observer that writes each event as one line of JSON.
+    """An observer that writes each event as one line of JSON, from a thread of its own.
 
-    Everything but printable ASCII is escaped, so a hostile name can neither begin a second line nor paint a terminal. Writing happens in a
-    thread of its own, begun with the first event: a full pipe or a slow disk holds no connection. What doesn't fit into the queue,
-    or can't be written, is counted in ``lost``. The stream stays the caller's to close, after ``close``.
+    Everything but printable ASCII is escaped, so a hostile name can neither begin a second line nor paint a terminal. A stream
+    that takes nothing (a pipe that nobody reads, a hung disk) can't hold up any flow: events wait in a bounded queue, and what
+    finds it full is dropped. The stream is the caller's to open and to close, after ``close``.
 
     Attributes:
-        lost: events that were not written.
-        error: the first failure to write.
+        error: what the first failing write raised (a full disk, a broken pipe); later events are tried all the same.
     """
 
     def __init__(self, stream: IO[str], *, queue: int = 10_000) -> None:
-        """Take an open text stream, and how many events may wait."""
+        """Take an open text stream, and how many events may wait for it; the thread starts with the first event."""
         self._stream = stream
-        self._queue: Queue[Event | None] = Queue(queue)
-        self._writer: Thread | None = None
+        self._waiting = queue
+        self._queue: SimpleQueue[Event | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._dropped = 0
+        self._failed = 0
         self.error: Exception | None = None
-        self.lost = 0
+
+    @property
+    def lost(self) -> int:
+        """How many events were not written: the queue was full, a write failed, or they came after ``close``."""
+        return self._dropped + self._failed
 
     def __call__(self, event: Event) -> None:
-        """Queue one line."""
-        if self._writer is None:
-            self._writer = Thread(target=self._write, name="sbxproxy events", daemon=True)
-            self._writer.start()
-        try:
-            self._queue.put_nowait(event)
-        except Full:
-            self.lost += 1
+        """Take an event for writing; never waits."""
+        if self._closed or self._queue.qsize() >= self._waiting:
+            self._dropped += 1
+            return
+        self._queue.put(event)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_all, name="sbxproxy-events", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)
 
-    def close(self, timeout: float = 2.0) -> None:
-        """Write what is queued, for at most *timeout* seconds."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            try:
-                self._queue.put(None, timeout=timeout)
-            except Full:
-                self.lost += self._queue.qsize()
-                return
-            writer.join(timeout)
+    def close(self, timeout: float = 2.0) -> bool:
+        """Write what waits, for at most *timeout* seconds; tell whether all of it was.
 
-    def _write(self) -> None:
+        It blocks, so don't call it on the event loop while flows are open. The process's exit calls it if nobody did.
+        """
+        self._closed = True
+        if self._thread is None:
+            return True
+        atexit.unregister(self.close)
+        self._queue.put(None)
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            return True
+        with suppress(Empty):  # the thread is stuck in a write: leave it nothing but the order to end
+            while self._queue.get_nowait() is not None:
+                self._dropped += 1
+        self._queue.put(None)
+        return False
+
+    def _write_all(self) -> None:
         while (event := self._queue.get()) is not None:
             try:
-                self._stream.write(json.dumps(as_dict(event), ensure_ascii=True, separators=(",", ":")) + "\n")
+                self._stream.write(json.dumps(as_dict(event), separators=(",", ":")) + "\n")
                 if self._queue.empty():
                     self._stream.flush()
-            except (OSError, ValueError) as error:  # ValueError: the caller has closed the stream
+            except Exception as error:  # noqa: BLE001  # ValueError: the stream was closed under us
                 self.error = self.error or error
-                self.lost += 1
+                self._failed += 1

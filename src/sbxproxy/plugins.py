@@ -23,8 +23,8 @@ GROUPS = {
 }
 """The slots of ``Pipeline`` (and secret sources), and the entry-point group of each.
 
-Transforms are registered as the class or factory itself. Policies, terminators, handlers, sniffers and observers are registered as the
-part, or as a class that takes no arguments.
+Transforms are registered as the class or factory itself. Policies, terminators, handlers, sniffers and observers are registered
+as the part, or as a class that takes no arguments.
 """
 
 
@@ -56,15 +56,12 @@ def load(names: Iterable[str]) -> Pipeline:
     """Import the plugins of these names, whatever their slots, and put a pipeline together.
 
     Raises:
-        ConfigurationError: a name isn't installed (the message lists what is), can't be imported, or doesn't fit its slot.
+        ConfigurationError: a name isn't installed (the message lists what is), is brought by two distributions, can't be
+            imported, or doesn't fit its slot.
     """
     slots: dict[str, list[tuple[str, Any]]] = {slot: [] for slot in GROUPS}
-    for name in names:
-        found = [(slot, point) for slot, group in GROUPS.items() if slot != "secrets" for point in entry_points(group=group, name=name)]
-        if not found:
-            known = ", ".join(sorted({plugin.name for plugin in installed()})) or "none"
-            raise ConfigurationError(f"no plugin is named {name!r}; installed: {known}")
-        for slot, point in found:
+    for name in dict.fromkeys(names):
+        for slot, point in _find(name):
             slots[slot].append((name, _import(slot, point)))
     terminators = [part for _, part in slots["terminator"]]
     if len(terminators) > 1:
@@ -80,6 +77,19 @@ def load(names: Iterable[str]) -> Pipeline:
         )
     except TypeError as error:
         raise ConfigurationError(f"plugin: {error}") from None
+
+
+def _find(name: str) -> list[tuple[str, EntryPoint]]:
+    found = [
+        (slot, point) for slot, group in GROUPS.items() if slot != "secrets" for point in entry_points(group=group, name=name)
+    ]
+    if not found:
+        known = ", ".join(sorted({plugin.name for plugin in installed() if plugin.slot != "secrets"})) or "none"
+        raise ConfigurationError(f"no plugin is named {name!r}; installed: {known}")
+    owners = {_describe(slot, point).distribution for slot, point in found}
+    if len(owners) > 1:  # taking either would let a package stand in for another
+        raise ConfigurationError(f"the plugin name {name!r} is claimed by {' and '.join(sorted(owners))}; remove one")
+    return found
 
 
 def _import(slot: str, point: EntryPoint) -> Any:

@@ -1,7 +1,7 @@
 """One sandbox: its policy, its certificate authority, its secrets and its live flows. It shares nothing that carries a secret.
 
-A sandbox never exists without a policy, and an update is a replacement: the new policy is read whole, put in force in one step, and
-then every live flow is judged again by it.
+A sandbox never exists without a policy, and an update is a replacement: the new policy is read whole, put in force in one step,
+and then every live flow is judged again by it.
 """
 
 from __future__ import annotations
@@ -148,9 +148,7 @@ class Sandbox:
                 await flow.finished.wait()
         with trio.CancelScope(shield=True):
             await context.pool.bury()
-        event = PolicyChanged(
-            sandbox=self.name, mode=policy.mode.value, cut=tuple(flow.id for flow in cut), kept=kept
-        )
+        event = PolicyChanged(sandbox=self.name, mode=policy.mode.value, cut=tuple(flow.id for flow in cut), kept=kept)
         self._emit(event)
         return event
 
@@ -218,7 +216,11 @@ class Sandbox:
         }
 
     def write_trust(self, directory: Path | None = None) -> tuple[Path, Path]:
-        """Write ``ca.pem`` (the certificate alone) and ``bundle.pem`` (the system's roots and it), readable by all; return their paths."""
+        """Write ``ca.pem`` (the certificate alone) and ``bundle.pem`` (the system's roots and it), readable by all.
+
+        Returns:
+            Their paths.
+        """
         if directory is None:
             if self._directory is None:
                 self._directory = Path(tempfile.mkdtemp(prefix="sbxproxy-"))
@@ -413,10 +415,8 @@ class Sandbox:
 
     def _emit(self, event: Event) -> None:
         for observer in self._observers:
-            try:
+            with contextlib.suppress(Exception):  # an observer can't end or change a flow; its loss is its own
                 observer(event)
-            except Exception:  # noqa: BLE001, S110  # an observer can't end or change a flow; its loss is its own
-                pass
 
 
 def check_references(policy: Policy, secrets: Secrets, plugins: Mapping[str, Any]) -> None:

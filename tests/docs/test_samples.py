@@ -60,5 +60,7 @@ def test_every_option_of_run_and_serve_is_in_the_operations_page():
     from sbxproxy.cli.serve import serve
 
     text = (ROOT / "docs/operations.md").read_text()
-    options = {name for command in (run, serve) for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    options = {
+        name for command in (run, serve) for parameter in command.params for name in parameter.opts if name.startswith("--")
+    }
     assert not [name for name in sorted(options - {"--verbose"}) if f"`{name}" not in text and f" {name}" not in text]

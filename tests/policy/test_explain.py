@@ -105,9 +105,7 @@ def test_an_allowed_domain_is_explained_with_its_rule():
         ("api.example.com", HttpRequest(target="/v1/y"), 0, "assumed that the client speaks TLS"),
     ],
 )
-def test_requests_are_tried_with_the_rules(
-    target: str, request_: HttpRequest | None, rule: int | None, note: str
-):
+def test_requests_are_tried_with_the_rules(target: str, request_: HttpRequest | None, rule: int | None, note: str):
     """A given request goes before the path of the URL."""
     explanation = ask(target, request=request_)
     assert explanation.rule == rule
@@ -170,9 +168,7 @@ def test_given_addresses_are_judged():
 
 def test_the_assumed_address_avoids_the_ranges_of_the_policy():
     """It stands for somewhere on the Internet; ranges that hold everything hold it too."""
-    ranges = Policy.parse(
-        {"allow": ["a.example"], "subnets": {"allow": ["93.0.0.0/8"], "deny": ["1.0.0.0/8"]}}
-    )
+    ranges = Policy.parse({"allow": ["a.example"], "subnets": {"allow": ["93.0.0.0/8"], "deny": ["1.0.0.0/8"]}})
     assert ask("a.example", ranges).reason == Reason.DOMAIN
     everything = Policy.parse({"allow": ["a.example"], "subnets": {"deny": ["0.0.0.0/0"]}})
     assert ask("a.example", everything).reason == Reason.ADDRESS_DENIED

@@ -6,9 +6,7 @@ from sbxproxy.policy.fault import Fault
 from sbxproxy.policy.header import check_media_type, check_name, check_value, folded
 
 
-@pytest.mark.parametrize(
-    "name", ["authorization", "X-Api-Key", "x_api_key", "cookie", "user-agent", "!#$%&'*+-.^_`|~"]
-)
+@pytest.mark.parametrize("name", ["authorization", "X-Api-Key", "x_api_key", "cookie", "user-agent", "!#$%&'*+-.^_`|~"])
 def test_names_that_may_be_set(name: str):
     """Any token that the proxy doesn't make itself."""
     assert check_name(name) == name
@@ -34,9 +32,7 @@ def test_c2_names_that_the_proxy_owns(name: str):
         check_name(name)
 
 
-@pytest.mark.parametrize(
-    "value", ["s3cret\r\nX: y", "s3cret\n", "s3cret\0", "s3cret\x7f", "s3cret\x1b", "s3crét", "\ud800"]
-)
+@pytest.mark.parametrize("value", ["s3cret\r\nX: y", "s3cret\n", "s3cret\0", "s3cret\x7f", "s3cret\x1b", "s3crét", "\ud800"])
 def test_c3_values_that_cannot_stand_in_a_header(value: str):
     """The message tells what is wrong and doesn't show the value."""
     with pytest.raises(Fault, match="control or non-ASCII") as caught:

@@ -86,9 +86,7 @@ BOTH = {**RULES, **RANGES}
 # -- deny-all and allow-all
 
 
-@pytest.mark.parametrize(
-    "case", [facts("a.example"), facts(PUBLIC), facts("a.example", PUBLIC, sni="a.example")]
-)
+@pytest.mark.parametrize("case", [facts("a.example"), facts(PUBLIC), facts("a.example", PUBLIC, sni="a.example")])
 def test_deny_all_denies_before_anything_is_looked_up(case: Facts):
     """No question is asked, so nothing leaves, not even a DNS query."""
     assert reason("deny-all", case) == R.DENY_ALL
@@ -98,12 +96,8 @@ def test_allow_all_relays_any_protocol_to_public_addresses():
     """By name it must be resolved first; an address is itself."""
     assert ask("allow-all", facts("a.example")) is Need.ADDRESSES
     decision = ask("allow-all", facts("a.example", PUBLIC, port=22))
-    assert decision == Relay(
-        reason=R.ALLOW_ALL, matched=None, dial=Dial(Hostname("a.example"), (at(PUBLIC),), 22)
-    )
-    assert ask("allow-all", facts(PUBLIC)) == Relay(
-        reason=R.ALLOW_ALL, matched=None, dial=Dial(None, (at(PUBLIC),), 443)
-    )
+    assert decision == Relay(reason=R.ALLOW_ALL, matched=None, dial=Dial(Hostname("a.example"), (at(PUBLIC),), 22))
+    assert ask("allow-all", facts(PUBLIC)) == Relay(reason=R.ALLOW_ALL, matched=None, dial=Dial(None, (at(PUBLIC),), 443))
     for wire in (Wire.HTTP, Wire.POSTGRES, Wire.UNKNOWN, Wire.SILENT, "redis"):
         assert reason("allow-all", facts(PUBLIC, wire=wire)) == R.ALLOW_ALL
     assert reason("allow-all", facts(PUBLIC, wire=Wire.TLS, problem="two names")) == R.ALLOW_ALL
@@ -147,10 +141,7 @@ def test_d1_d2_denied_ranges_see_every_form_of_an_address():
     ):
         policy = {"subnets": {"allow": allowed, "deny": ["10.0.0.0/8"]}}
         assert reason(policy, facts(text)) == R.ADDRESS_DENIED
-    assert (
-        reason({"subnets": {"allow": allowed, "deny": ["2002::/16"]}}, facts("2002:808:808::"))
-        == R.ADDRESS_DENIED
-    )
+    assert reason({"subnets": {"allow": allowed, "deny": ["2002::/16"]}}, facts("2002:808:808::")) == R.ADDRESS_DENIED
     assert reason({"subnets": {"allow": allowed, "deny": ["11.0.0.0/8"]}}, facts("2002:a00:1::")) == R.RANGE
 
 
@@ -178,9 +169,7 @@ def test_d10_a_name_that_turns_private_is_cut_on_the_connected_address():
     assert reason(DOMAINS, case) == R.PRIVATE_ADDRESS
 
 
-@pytest.mark.parametrize(
-    "name", ["localhost", "x.localhost", "metadata.google.internal", "host.docker.internal"]
-)
+@pytest.mark.parametrize("name", ["localhost", "x.localhost", "metadata.google.internal", "host.docker.internal"])
 def test_n14_names_of_the_host_are_judged_by_address(name: str):
     """A wildcard may match them; what they resolve to is closed."""
     policy = {"allow": ["*"]}
@@ -208,10 +197,7 @@ def test_d4_the_proxys_listeners_are_closed_to_everything():
     for address in ("127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "::ffff:0:127.0.0.1"):
         assert reason({"subnets": policy["subnets"]}, facts(address, port=8080), boundary) == R.PROXY_ADDRESS
         assert reason("allow-all", facts(address, port=8080), boundary) == R.PROXY_ADDRESS
-        assert (
-            reason(policy, facts("a.example", address, port=8080, sni="a.example"), boundary)
-            == R.PROXY_ADDRESS
-        )
+        assert reason(policy, facts("a.example", address, port=8080, sni="a.example"), boundary) == R.PROXY_ADDRESS
     assert reason(policy, facts("127.0.0.1", port=8081), boundary) == R.RANGE
 
 
@@ -236,9 +222,7 @@ def test_d2_opening_a_translation_prefix_does_not_open_what_lies_behind_it():
 def test_a_range_opens_private_addresses_to_names_too():
     """The author asked for them explicitly."""
     policy = {"allow": ["a.example"], "subnets": {"allow": ["10.0.0.0/8"]}}
-    assert dialled(ask(policy, facts("a.example", "10.0.0.1", "192.168.0.1", sni="a.example"))) == [
-        "10.0.0.1"
-    ]
+    assert dialled(ask(policy, facts("a.example", "10.0.0.1", "192.168.0.1", sni="a.example"))) == ["10.0.0.1"]
 
 
 # -- targets that are addresses
@@ -277,9 +261,7 @@ def test_d14_with_domains_the_server_name_decides():
     assert ask(DOMAINS, facts(PUBLIC)) is Need.WIRE
     assert ask(DOMAINS, facts(PUBLIC, sni="a.example")) is Need.ADDRESSES
     decision = ask(DOMAINS, facts("10.0.0.1", OTHER, port=8443, sni="a.example"))
-    assert decision == Relay(
-        reason=R.DOMAIN, matched="a.example", dial=Dial(Hostname("a.example"), (at(OTHER),), 8443)
-    )
+    assert decision == Relay(reason=R.DOMAIN, matched="a.example", dial=Dial(Hostname("a.example"), (at(OTHER),), 8443))
     assert dialled(ask(DOMAINS, facts("127.0.0.1", OTHER, sni="x.w.example"))) == [OTHER]
 
 
@@ -321,9 +303,7 @@ def test_an_allowed_name_is_resolved_then_its_first_bytes_are_read():
     assert ask(DOMAINS, facts("a.example", PUBLIC)) is Need.WIRE
     assert reason(DOMAINS, facts("a.example", "10.0.0.1")) == R.PRIVATE_ADDRESS
     decision = ask(DOMAINS, facts("a.example", PUBLIC, sni="a.example", port=8443))
-    assert decision == Relay(
-        reason=R.DOMAIN, matched="a.example", dial=Dial(Hostname("a.example"), (at(PUBLIC),), 8443)
-    )
+    assert decision == Relay(reason=R.DOMAIN, matched="a.example", dial=Dial(Hostname("a.example"), (at(PUBLIC),), 8443))
 
 
 @pytest.mark.parametrize("sni", ["evil.example", "x.w.example", "example"])
@@ -538,9 +518,7 @@ POLICIES = st.fixed_dictionaries(
             st.sampled_from([[], SET, ANSWER]),
             max_size=3,
         ),
-        "subnets": st.fixed_dictionaries(
-            {"allow": st.lists(NETWORKS, max_size=2), "deny": st.lists(NETWORKS, max_size=1)}
-        ),
+        "subnets": st.fixed_dictionaries({"allow": st.lists(NETWORKS, max_size=2), "deny": st.lists(NETWORKS, max_size=1)}),
     }
 ) | st.fixed_dictionaries(
     {"mode": st.just("allow-all"), "subnets": st.fixed_dictionaries({"deny": st.lists(NETWORKS, max_size=2)})}
@@ -574,11 +552,7 @@ def test_d8_a_denied_range_never_allows_anything(document: dict, case: Facts, ne
     after = ask(with_denied(document, network), case, BOUNDARY)
     if isinstance(before, Deny):
         assert isinstance(after, Deny)
-    if (
-        isinstance(before, Relay | Inspect)
-        and isinstance(after, Relay | Inspect)
-        and before.reason == after.reason
-    ):
+    if isinstance(before, Relay | Inspect) and isinstance(after, Relay | Inspect) and before.reason == after.reason:
         assert set(after.dial.addresses) <= set(before.dial.addresses)
 
 
@@ -602,8 +576,7 @@ def test_nothing_is_dialled_that_is_closed(document: dict, case: Facts):
             assert form not in BOUNDARY.never
             assert not BOUNDARY.listeners(form, case.port)
         opened = address in policy.allow or all(
-            form in BOUNDARY.private
-            or (classify(form) is AddressClass.PUBLIC and str(form) != "93.184.216.35")
+            form in BOUNDARY.private or (classify(form) is AddressClass.PUBLIC and str(form) != "93.184.216.35")
             for form in forms(address)
         )
         assert opened

@@ -66,9 +66,5 @@ def test_findings_say_what_to_do_and_show_no_value():
 
 def test_shadowed_patterns_are_counted():
     """One finding for the general pattern, however many it loses."""
-    (finding,) = lint(
-        Policy.parse(
-            {"allow": {"*.a.example": ANSWER, "a.example": [], **{f"{n}.a.example": [] for n in "xyz"}}}
-        )
-    )
+    (finding,) = lint(Policy.parse({"allow": {"*.a.example": ANSWER, "a.example": [], **{f"{n}.a.example": [] for n in "xyz"}}}))
     assert "x.a.example and 2 more" in finding.message

@@ -49,9 +49,7 @@ def test_h20_clear_paths(target: str, canonical: str):
     assert canonical_path(target) == canonical
 
 
-@pytest.mark.parametrize(
-    "target", [target for target in AMBIGUOUS if target.startswith("/") and "?" not in target]
-)
+@pytest.mark.parametrize("target", [target for target in AMBIGUOUS if target.startswith("/") and "?" not in target])
 def test_h20_rules_for_ambiguous_paths_are_faults(target: str):
     """They could never match, and their author should know."""
     if canonical_path(target.rstrip(".") + "x") is None:
@@ -87,6 +85,4 @@ def test_h20_canonical_paths_stay_what_they_are(target: str):
         return
     assert canonical_path(path) == path
     assert not {"", ".", ".."} & set(path.split("/")[1:-1])
-    assert not any(
-        hidden in path.lower() for hidden in ("%2e", "%2f", "%5c", "%25", "%3b", "//", "\\", ";", "#", "?")
-    )
+    assert not any(hidden in path.lower() for hidden in ("%2e", "%2f", "%5c", "%25", "%3b", "//", "\\", ";", "#", "?"))

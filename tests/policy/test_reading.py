@@ -83,9 +83,7 @@ def test_deny_all(document: object):
 def test_the_forms_of_a_user_defined_policy_are_equal(document: object):
     """Lists, maps and the normalised form say the same."""
     policy = Policy.parse(document)
-    expected = Policy.parse(
-        {"allow": ["a.example"], "subnets": {"allow": ["203.0.113.0/24"], "deny": ["203.0.113.7"]}}
-    )
+    expected = Policy.parse({"allow": ["a.example"], "subnets": {"allow": ["203.0.113.0/24"], "deny": ["203.0.113.7"]}})
     assert policy.mode is Mode.USER_DEFINED
     assert policy == expected
     assert hash(policy) == hash(expected)
@@ -122,9 +120,7 @@ def test_lists_beside_a_mode_are_a_fault(mode: str):
 )
 def test_what_is_no_policy(document: object):
     """Nothing else is guessed at."""
-    assert one(document) == PolicyProblem(
-        "", "not a policy", '"allow-all", "deny-all" or an object with allow and subnets'
-    )
+    assert one(document) == PolicyProblem("", "not a policy", '"allow-all", "deny-all" or an object with allow and subnets')
 
 
 def test_a_policy_comes_back_as_it_is():
@@ -156,17 +152,13 @@ def test_rules_of_the_normalised_form():
 
 def test_rules_never_widen_access():
     """A rule for a domain that isn't allowed is a fault in the form where that can be written."""
-    problem = one(
-        {"allowedDomains": ["a.example"], "injectionRules": [{"domain": "b.example", "headers": {"x": "1"}}]}
-    )
+    problem = one({"allowedDomains": ["a.example"], "injectionRules": [{"domain": "b.example", "headers": {"x": "1"}}]})
     assert problem.place == "injectionRules[0].domain"
 
 
 def test_what_a_normalised_policy_looks_like_when_read_back_is_refused():
     """It has lost the values of its headers."""
-    found = problems(
-        {"allowedDomains": ["a.example"], "injectionRules": [{"domain": "a.example", "headerNames": ["x"]}]}
-    )
+    found = problems({"allowedDomains": ["a.example"], "injectionRules": [{"domain": "a.example", "headerNames": ["x"]}]})
     assert any("read back" in problem.expected for problem in found)
 
 

@@ -43,9 +43,7 @@ def test_decisions_among_a_hundred_thousand(policy: Policy, host: str, address: 
     """First, last, wildcard, next to one, in a range and in none."""
     resolved = parse_address(address)
     assert resolved is not None
-    facts = Facts(
-        host=Hostname(host), port=443, wire=Wire.TLS, server_name=Hostname(host), addresses=(resolved,)
-    )
+    facts = Facts(host=Hostname(host), port=443, wire=Wire.TLS, server_name=Hostname(host), addresses=(resolved,))
     decision = judge(policy, facts, Boundary())
     assert not isinstance(decision, Need)
     assert decision.reason == expected

@@ -83,11 +83,7 @@ class Root:
     ) -> Leaf:
         """Issue a leaf for *names*; ``san`` gives the alternative names as they are, an empty one leaves them out."""
         key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-        key = (
-            ec.generate_private_key(ec.SECP256R1())
-            if rsa_bits is None
-            else rsa.generate_private_key(65537, rsa_bits)
-        )
+        key = ec.generate_private_key(ec.SECP256R1()) if rsa_bits is None else rsa.generate_private_key(65537, rsa_bits)
         now = datetime.now(UTC)
         subject = _name(cn) if cn else x509.Name([])
         builder = (

@@ -24,13 +24,10 @@ class Firewall:
     proxy: sbxproxy.Proxy
     sandbox: sbxproxy.Sandbox
     listener: trio.SocketListener
+    port: int
     nursery: trio.Nursery
     events: list[Event] = field(default_factory=list)
     clients: list[trio.SocketStream] = field(default_factory=list)
-
-    @property
-    def port(self) -> int:
-        return self.listener.socket.getsockname()[1]
 
     async def open(self) -> trio.SocketStream:
         """Connect to the proxy as a client does; closed at the end."""
@@ -110,7 +107,7 @@ async def open_firewall(
             await sandbox.serve(listeners, task_status=task_status, **serving)
 
         await nursery.start(run)
-        firewall = Firewall(proxy, sandbox, listeners[0], nursery, events)
+        firewall = Firewall(proxy, sandbox, listeners[0], listeners[0].socket.getsockname()[1], nursery, events)
         try:
             yield firewall
         finally:

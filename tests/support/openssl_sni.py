@@ -29,9 +29,7 @@ def _pyopenssl_context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_privatekey(_KEY)
     context.use_certificate(_CERT)
-    context.set_tlsext_servername_callback(
-        lambda connection: connection.get_app_data().append(connection.get_servername())
-    )
+    context.set_tlsext_servername_callback(lambda connection: connection.get_app_data().append(connection.get_servername()))
     return context
 
 

@@ -98,17 +98,13 @@ async def test_a_leaf_has_what_strict_clients_want():
     assert list(extension(leaf, x509.ExtendedKeyUsage)[0]) == [ExtendedKeyUsageOID.SERVER_AUTH]
     identifier, _ = extension(root, x509.SubjectKeyIdentifier)
     assert extension(leaf, x509.AuthorityKeyIdentifier)[0].key_identifier == identifier.digest
-    assert extension(leaf, x509.SubjectKeyIdentifier)[0] == x509.SubjectKeyIdentifier.from_public_key(
-        leaf.public_key()
-    )
+    assert extension(leaf, x509.SubjectKeyIdentifier)[0] == x509.SubjectKeyIdentifier.from_public_key(leaf.public_key())
     assert leaf.issuer == root.subject
     leaf.verify_directly_issued_by(root)
     PolicyBuilder().store(Store([root])).build_server_verifier(x509.DNSName(NAME)).verify(leaf, [])
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "a" * 61 + ".de", "a" * 62 + ".de", ".".join(["a" * 61] * 4), "x_y.example"]
-)
+@pytest.mark.parametrize("name", ["a", "a" * 61 + ".de", "a" * 62 + ".de", ".".join(["a" * 61] * 4), "x_y.example"])
 async def test_long_names_have_no_subject_and_a_critical_alternative(name):
     """A common name ends at 64 characters (RFC 5280, appendix A); an empty subject needs a critical SAN (4.2.1.6)."""
     leaf = await served(Authority(), Hostname(name))
@@ -259,9 +255,7 @@ async def refused(authority: Authority, client: TlsStream, server_end) -> str:
 
 
 @pytest.mark.parametrize("tls", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
-@pytest.mark.parametrize(
-    "name", ["evil.test", "example.com", "x.api.example.com", "api.example.com..", "127.0.0.1", "ä", None]
-)
+@pytest.mark.parametrize("name", ["evil.test", "example.com", "x.api.example.com", "api.example.com..", "127.0.0.1", "ä", None])
 async def test_t21_only_the_expected_name_is_served(name, tls, capfd):
     """What was peeked and judged and what OpenSSL saw must be one name; whatever else comes is refused, quietly."""
     client_end, server_end = memory_pair()
@@ -294,15 +288,7 @@ def hello(name: bytes, *, share: bool) -> bytes:
     extensions += ext(13, b"\0\4\4\3\x08\4")  # ecdsa_secp256r1_sha256, rsa_pss_rsae_sha256
     extensions += ext(43, b"\2\3\4")
     extensions += ext(51, b"\0\x24\0\x1d\0\x20" + b"\x09" + bytes(31)) if share else ext(51, b"\0\0")
-    body = (
-        b"\3\3"
-        + bytes(32)
-        + b"\0"
-        + b"\0\2\x13\1"
-        + b"\1\0"
-        + struct.pack(">H", len(extensions))
-        + extensions
-    )
+    body = b"\3\3" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0" + struct.pack(">H", len(extensions)) + extensions
     message = b"\1" + len(body).to_bytes(3, "big") + body
     return b"\x16\3\1" + struct.pack(">H", len(message)) + message
 
@@ -347,9 +333,7 @@ async def test_h21_a_client_of_http2_alone_gets_alert_120(tls, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("offer", "chosen"), [((b"h2", b"http/1.1"), b"http/1.1"), ((b"http/1.1",), b"http/1.1"), ((), b"")]
-)
+@pytest.mark.parametrize(("offer", "chosen"), [((b"h2", b"http/1.1"), b"http/1.1"), ((b"http/1.1",), b"http/1.1"), ((), b"")])
 async def test_h21_http1_is_chosen_where_it_can_be(offer, chosen):
     client, server = await tls_pair(Authority().server_context(NAME), client_context(alpn=offer))
     assert client.alpn == server.alpn == chosen
@@ -458,9 +442,7 @@ CLIENTS = {
 }  # fmt: skip
 
 
-async def run_client(
-    client: str, authority: Authority, trusted: Authority, name: Hostname, tmp_path
-) -> tuple[int, bytes]:
+async def run_client(client: str, authority: Authority, trusted: Authority, name: Hostname, tmp_path) -> tuple[int, bytes]:
     """Serve one page as *name* under *authority* to a real program that trusts *trusted*."""
     command = CLIENTS[client]
     if shutil.which(command[0]) is None:
@@ -488,9 +470,7 @@ async def run_client(
         port = listeners[0].socket.getsockname()[1]
         argv = [part.format(name=name, port=port) for part in command]
         with trio.fail_after(30):
-            done = await trio.run_process(
-                argv, env=environment, capture_stdout=True, capture_stderr=True, check=False, stdin=b""
-            )
+            done = await trio.run_process(argv, env=environment, capture_stdout=True, capture_stderr=True, check=False, stdin=b"")
         nursery.cancel_scope.cancel()
     return done.returncode, done.stdout + done.stderr
 

@@ -58,9 +58,7 @@ async def test_it_conforms_to_trio_over_transports_without_any_buffer(leaf, tls)
 async def test_no_order_of_events_mixes_up_bytes(leaf, tls, pair, seed, autojump_clock):
     """Both directions at once, random sizes, random pauses round every step of the transport."""
     dice = random.Random(seed)
-    left, right = await tls_pair(
-        leaf.context(tls=tls), pair=pair, wrap=lambda stream: Shuffler(stream, dice.randrange(2**32))
-    )
+    left, right = await tls_pair(leaf.context(tls=tls), pair=pair, wrap=lambda stream: Shuffler(stream, dice.randrange(2**32)))
     up, down = dice.randbytes(150_000), dice.randbytes(90_000)
 
     async def send(stream, data) -> None:
@@ -379,9 +377,7 @@ async def test_an_answer_that_meets_a_stuck_sender_is_left_to_it(leaf):
 
 async def test_a_slow_reader_holds_little_of_ours(leaf, tls):
     """However much is sent at once, only a slice of it is encrypted ahead of the transport."""
-    client, server = await tls_pair(
-        leaf.context(tls=tls), pair=lockstep_pair, wrap=lambda stream: Recorder(stream)
-    )
+    client, server = await tls_pair(leaf.context(tls=tls), pair=lockstep_pair, wrap=lambda stream: Recorder(stream))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.send_all, bytearray(4_000_000))
         await trio.testing.wait_all_tasks_blocked()

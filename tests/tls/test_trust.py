@@ -19,9 +19,7 @@ BUNDLE, CERTIFICATE = Path("/sbx/bundle.pem"), Path("/sbx/ca.pem")
 def test_variables_that_replace_get_the_bundle_and_those_that_add_the_authority():
     """The other way round, a program would lose the system's roots, and with them all TLS that passes untouched."""
     environment = trust_environment(bundle=BUNDLE, certificate=CERTIFICATE)
-    assert {name for name, value in environment.items() if value == str(CERTIFICATE)} == {
-        "NODE_EXTRA_CA_CERTS"
-    }
+    assert {name for name, value in environment.items() if value == str(CERTIFICATE)} == {"NODE_EXTRA_CA_CERTS"}
     assert {name for name, value in environment.items() if value == str(BUNDLE)} >= {
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",
@@ -94,15 +92,11 @@ def test_proxy_variables_in_both_spellings():
     environment = proxy_environment("http://127.0.0.1:8080")
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         assert environment[name] == environment[name.upper()] == "http://127.0.0.1:8080"
-    assert (
-        environment["no_proxy"] == environment["NO_PROXY"] == "localhost,127.0.0.1,::1" == ",".join(LOOPBACK)
-    )
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "localhost,127.0.0.1,::1" == ",".join(LOOPBACK)
     assert environment["NODE_USE_ENV_PROXY"] == "1"
     assert len(environment) == 9
 
 
 def test_exemptions_can_be_chosen():
-    assert (
-        proxy_environment("http://p:1", no_proxy=["a.test", "10.0.0.0/8"])["no_proxy"] == "a.test,10.0.0.0/8"
-    )
+    assert proxy_environment("http://p:1", no_proxy=["a.test", "10.0.0.0/8"])["no_proxy"] == "a.test,10.0.0.0/8"
     assert proxy_environment("http://p:1", no_proxy=[])["NO_PROXY"] == ""

@@ -330,9 +330,7 @@ async def test_u7_a_faulty_roots_file_is_an_error_that_names_it(tmp_path, which,
     good.write_bytes(ROOT.pem)
     if content is not None:
         path.write_bytes(content)
-    upstream_tls = (
-        UpstreamTls(roots=path) if which == "roots" else UpstreamTls(roots=good, extra_roots=[path])
-    )
+    upstream_tls = UpstreamTls(roots=path) if which == "roots" else UpstreamTls(roots=good, extra_roots=[path])
     with pytest.raises(ConfigurationError, match=fault) as caught:
         upstream_tls.load()
     assert str(path) in str(caught.value)

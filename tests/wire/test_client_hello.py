@@ -176,9 +176,7 @@ def test_t15_the_major_record_version_is_not(version):
     assert decided_at(parse_client_hello, later) == 55 + 2
 
 
-@pytest.mark.parametrize(
-    ("version", "accepted"), [(b"\3\0", True), (b"\3\1", True), (b"\3\x99", True), (b"\2\0", False)]
-)
+@pytest.mark.parametrize(("version", "accepted"), [(b"\3\0", True), (b"\3\1", True), (b"\3\x99", True), (b"\2\0", False)])
 def test_t15_legacy_version(version, accepted):
     data = h.records(h.hello_message(h.server_name(b"a.example"), version=version))
     if accepted:
@@ -220,9 +218,7 @@ def test_t10_too_many_records_are_refused():
 def test_t11_too_many_extensions_are_refused():
     few = b"".join(h.extension(0x4000 + number, b"") for number in range(MAX_EXTENSIONS))
     assert well_formed(h.records(h.hello_message(few)))
-    assert (
-        malformed(h.records(h.hello_message(few + h.extension(0x7000, b"")))).problem == "too many extensions"
-    )
+    assert malformed(h.records(h.hello_message(few + h.extension(0x7000, b"")))).problem == "too many extensions"
 
 
 # -- lies

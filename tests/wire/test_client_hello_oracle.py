@@ -57,9 +57,7 @@ def test_t5_openssl_agrees_that_there_is_no_name():
 @given(st.data())
 def test_t11_whatever_name_a_mutated_hello_yields_openssl_yields_it_too(data):
     extra = data.draw(
-        st.sampled_from(
-            [b"", h.server_name(b"evil.example"), h.extension(0x0A0A, b"\0"), h.extension(41, b"\0\0")]
-        )
+        st.sampled_from([b"", h.server_name(b"evil.example"), h.extension(0x0A0A, b"\0"), h.extension(41, b"\0\0")])
     )
     name = data.draw(names | st.none())
     message = h.client_hello(name, protocols=(b"h2",), extra=extra, session_id=b"s" * 32)

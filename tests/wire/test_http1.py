@@ -18,9 +18,7 @@ from support.finality import decided_at, outcome
 LIMIT = 64 * 1024
 
 
-def request(
-    *lines: bytes | str, first: bytes = b"POST /x HTTP/1.1", host: bytes | None = b"Host: a.example"
-) -> bytes:
+def request(*lines: bytes | str, first: bytes = b"POST /x HTTP/1.1", host: bytes | None = b"Host: a.example") -> bytes:
     raw = [first] + ([] if host is None else [host])
     raw += [line.encode("latin-1") if isinstance(line, str) else line for line in lines]
     return b"\r\n".join(raw) + b"\r\n\r\n"
@@ -388,9 +386,7 @@ def test_h18_a_response_as_servers_send_it():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "first", [b"HTTP/1.1 200", b"HTTP/1.0 200 ", b"HTTP/1.1 100 Continue", b"HTTP/1.1 599 x"]
-)
+@pytest.mark.parametrize("first", [b"HTTP/1.1 200", b"HTTP/1.0 200 ", b"HTTP/1.1 100 Continue", b"HTTP/1.1 599 x"])
 def test_h18_status_lines(first):
     assert parse_response_head(response(first=first), max_fields=0).status in {100, 200, 599}
 

@@ -78,9 +78,7 @@ def heads(draw, good_lines, lines):
     end = draw(st.sampled_from([b"\r\n"] * 9 + [b"\n"]))
     raw = bytearray(end.join([draw(good_lines | lines), *host, *fields]) + end + end)
     for _ in range(draw(st.integers(0, 2))):
-        raw[draw(st.integers(0, len(raw) - 1))] = draw(
-            st.integers(0, 255) | st.sampled_from(b"\r\n :\t,\0/#")
-        )
+        raw[draw(st.integers(0, len(raw) - 1))] = draw(st.integers(0, 255) | st.sampled_from(b"\r\n :\t,\0/#"))
     return bytes(raw)
 
 
@@ -89,20 +87,15 @@ request_heads = heads(
     st.tuples(st.sampled_from(METHODS), st.sampled_from(TARGETS), st.sampled_from(VERSIONS)).map(b" ".join),
 )
 response_heads = heads(
-    st.sampled_from(
-        [b"HTTP/1.1 200 OK", b"HTTP/1.1 204 No \xfc", b"HTTP/1.0 404 x", b"HTTP/1.1 200", b"HTTP/1.1 100 "]
-    ),
-    st.sampled_from(
-        [b"HTTP/2 200 OK", b"HTTP/1.1  200", b"HTTP/1.1 2000", b"HTTP/1.1 999 x", b"http/1.1 200"]
-    ),
+    st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.1 204 No \xfc", b"HTTP/1.0 404 x", b"HTTP/1.1 200", b"HTTP/1.1 100 "]),
+    st.sampled_from([b"HTTP/2 200 OK", b"HTTP/1.1  200", b"HTTP/1.1 2000", b"HTTP/1.1 999 x", b"http/1.1 200"]),
 )
 
 
 def lowered(fields) -> list[tuple[bytes, bytes]]:
     """Comparable: names without case, and the coding too, which h11 hands out in lower case."""
     return [
-        (name.lower(), value.lower() if name.lower() == b"transfer-encoding" else value.strip(b" \t"))
-        for name, value in fields
+        (name.lower(), value.lower() if name.lower() == b"transfer-encoding" else value.strip(b" \t")) for name, value in fields
     ]
 
 
@@ -130,11 +123,7 @@ class Seen:
 def ours_request(data: bytes) -> tuple[RequestHead, bytes] | None:
     try:
         end = cut_request_head(data, limit=LIMIT)
-        return (
-            (parse_request_head(data[:end], max_fields=100, max_target=8192), data[:end])
-            if isinstance(end, int)
-            else None
-        )
+        return (parse_request_head(data[:end], max_fields=100, max_target=8192), data[:end]) if isinstance(end, int) else None
     except ClientProtocolError:
         return None
 

@@ -49,14 +49,10 @@ def test_p4_startup_of_every_protocol_version(code):
 def test_p3_a_request_for_encryption_has_eight_bytes_or_is_refused(length, code):
     """A PostgreSQL 18 server takes more; two readers would then differ on where the TLS begins."""
     assert parse_start(start(length, code)) is PostgresStart.MALFORMED
-    assert sniff_postgres(start(length, code)) == Sniffed(
-        "postgres", problem="malformed PostgreSQL start-up request"
-    )
+    assert sniff_postgres(start(length, code)) == Sniffed("postgres", problem="malformed PostgreSQL start-up request")
 
 
-@pytest.mark.parametrize(
-    ("length", "accepted"), [(8, False), (12, False), (15, False), (16, True), (268, True), (269, False)]
-)
+@pytest.mark.parametrize(("length", "accepted"), [(8, False), (12, False), (15, False), (16, True), (268, True), (269, False)])
 def test_p8_cancel_requests_have_a_key_of_4_to_256_bytes(length, accepted):
     kind = PostgresStart.CANCEL_REQUEST if accepted else PostgresStart.MALFORMED
     assert parse_start(start(length, 80877102)) is kind

@@ -25,15 +25,8 @@ MIXED = (IPv6Address("2001:db8::1"), 0), (IPv4Address("198.51.100.2"), 65535)
 TLVS = [(0x02, b"a.example"), (0x04, b""), (0x05, b"id" * 40), (0xEA, b"\1vpce-1")]
 
 
-def header(
-    command: int = 0x21, family: int = 0x11, body: bytes = bytes(12), length: int | None = None
-) -> bytes:
-    return (
-        SIGNATURE
-        + bytes((command, family))
-        + (len(body) if length is None else length).to_bytes(2, "big")
-        + body
-    )
+def header(command: int = 0x21, family: int = 0x11, body: bytes = bytes(12), length: int | None = None) -> bytes:
+    return SIGNATURE + bytes((command, family)) + (len(body) if length is None else length).to_bytes(2, "big") + body
 
 
 def refused(data: bytes) -> str:

@@ -68,9 +68,7 @@ def test_malformed_messages_are_refused_by_the_byte_that_shows_it(name):
     assert decided_at(parse, data) == expected
 
 
-@pytest.mark.parametrize(
-    "name", [b"localhost\0.allowed.example", b"allowed.example\0", b"\0allowed.example", b"\0"]
-)
+@pytest.mark.parametrize("name", [b"localhost\0.allowed.example", b"allowed.example\0", b"\0allowed.example", b"\0"])
 def test_n7_a_name_with_nul_is_not_allowed(name):
     """The length byte counts NUL like any other; a resolver stops there and finds localhost."""
     with pytest.raises(Socks5Error) as caught:
@@ -80,9 +78,7 @@ def test_n7_a_name_with_nul_is_not_allowed(name):
     assert "allowed.example" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", [b"", b"a..b", b"a b", b"x" * 64, b"\xff.example", b"[::1]", b"a.example:443", b"a" * 255]
-)
+@pytest.mark.parametrize("name", [b"", b"a..b", b"a b", b"x" * 64, b"\xff.example", b"[::1]", b"a.example:443", b"a" * 255])
 def test_n8_n9_n12_what_is_no_name_is_not_allowed(name):
     with pytest.raises(Socks5Error) as caught:
         socks5.parse_request(named(name))

@@ -24,9 +24,7 @@ def test_alerts_are_records_that_openssl_understands(alert):
         client.do_handshake()
     if alert is not Alert.CLOSE_NOTIFY:
         wanted = alert.name.lower().replace("_", " ")
-        assert any(
-            wanted in text or f"alert number {int(alert)}" in text for *_, text in caught.value.args[0]
-        )
+        assert any(wanted in text or f"alert number {int(alert)}" in text for *_, text in caught.value.args[0])
 
 
 def test_t5_the_bytes_of_access_denied():
@@ -47,9 +45,7 @@ def test_t4_a_real_server_hello_is_not_a_retry_request():
     assert 11 <= decided_at(is_hello_retry_request, answer) <= 43
 
 
-@pytest.mark.parametrize(
-    "data", [alert_record(Alert.ACCESS_DENIED), b"HTTP/1.1 400", h.records(h.client_hello())]
-)
+@pytest.mark.parametrize("data", [alert_record(Alert.ACCESS_DENIED), b"HTTP/1.1 400", h.records(h.client_hello())])
 def test_t4_other_answers_are_no_retry_request(data):
     assert is_hello_retry_request(data) is False
     assert is_hello_retry_request(b"") is Hint.NEED_MORE

@@ -1,8 +1,8 @@
 """The command line (extra ``cli``): ``sbxproxy run``, ``serve``, ``explain`` and the rest.
 
-Exit codes: 0 done · 1 something isn't as it should be (findings of ``lint``, a failed step of ``demo``) · 2 wrong use or an invalid policy ·
-3 ``explain``: denied. ``run`` ends as its command does: its exit code, 128 + N after signal N, 126 not executable, 127 not found, and
-125 if sbxproxy itself failed.
+Exit codes: 0 done · 1 something isn't as it should be (findings of ``lint``, a failed step of ``demo``) · 2 wrong use or an invalid
+policy · 3 ``explain``: denied. ``run`` ends as its command does: its exit code, 128 + N after signal N, 126 not executable, 127 not
+found, and 125 if sbxproxy itself failed.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _fail(error: SbxproxyError) -> NoReturn:
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version")
 def app() -> None:
-    """Put an egress firewall round a program: policy by TLS server name, credentials that it never holds.
+    r"""Put an egress firewall round a program: policy by TLS server name, credentials that it never holds.
 
     \b
     sbxproxy run --allow pypi.org --allow files.pythonhosted.org -- pip download trio

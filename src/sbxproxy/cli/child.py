@@ -1,7 +1,7 @@
 """The command that ``run`` runs: started, signalled, stopped and continued as if sbxproxy weren't there.
 
-On a terminal it gets a process group of its own and the foreground, so that Ctrl-C and Ctrl-Z reach it and not us. When it stops, we give
-the terminal back and stop ourselves, and when the shell continues us we continue it.
+On a terminal it gets a process group of its own and the foreground, so that Ctrl-C and Ctrl-Z reach it and not us. When it stops, we
+give the terminal back and stop ourselves, and when the shell continues us we continue it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def run_child(
     with trio.open_signal_receiver(signal.SIGCHLD, signal.SIGHUP, *_FORWARDED) as signals:
         terminal = _terminal()
         try:
-            child = subprocess.Popen(
+            child = subprocess.Popen(  # noqa: ASYNC220, S603 - from this thread, and running it is the point
                 argv, env=dict(environment), close_fds=True, process_group=0 if terminal is not None else None
             )
         except FileNotFoundError:

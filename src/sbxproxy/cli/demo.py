@@ -88,9 +88,7 @@ async def _stage(directory: Path) -> AsyncIterator[tuple[Origin, Sandbox, dict[s
     async with trio.open_nursery() as nursery:
         origin = Origin(directory)
         await nursery.start(origin.serve)
-        settings = Settings(
-            private_networks=origin.networks, resolve=origin.addresses, extra_upstream_roots=[origin.certificate]
-        )
+        settings = Settings(private_networks=origin.networks, resolve=origin.addresses, extra_upstream_roots=[origin.certificate])
         proxy = Proxy(settings, observers=[events.append])
         await nursery.start(proxy.run)
         sandbox = proxy.create_sandbox("demo", policy="allow-all", secrets={"demo": TOKEN})
@@ -100,7 +98,7 @@ async def _stage(directory: Path) -> AsyncIterator[tuple[Origin, Sandbox, dict[s
         environment = {name: value for name, value in merged.items() if value is not None}
         # Relayed hosts show the origin's own certificate: this machine must know its CA, as it knows the public ones.
         bundle = Path(environment["SSL_CERT_FILE"])
-        bundle.write_bytes(bundle.read_bytes() + origin.certificate.read_bytes())
+        bundle.write_bytes(bundle.read_bytes() + origin.certificate.read_bytes())  # noqa: ASYNC240 - small, once
         try:
             yield origin, sandbox, environment, events
         finally:
@@ -141,11 +139,11 @@ async def _act(story: Story, origin: Origin, sandbox: Sandbox, environment: dict
 
     before = origin.connections
     code, out = await _client(environment, api)
-    story.step(
-        "deny-all: nothing leaves", _last(out), holds=code != 0 and origin.connections == before
-    )
+    story.step("deny-all: nothing leaves", _last(out), holds=code != 0 and origin.connections == before)
     shown = str(rules.document())
-    story.step("reading the policy back shows no secret", "<redacted>", holds="<redacted>" in shown and TOKEN not in shown + str(events))
+    story.step(
+        "reading the policy back shows no secret", "<redacted>", holds="<redacted>" in shown and TOKEN not in shown + str(events)
+    )
 
 
 async def _client(environment: dict[str, str], url: str) -> tuple[int, str]:
@@ -160,9 +158,7 @@ async def _python(environment: dict[str, str], url: str) -> tuple[int, str]:
 
 
 async def _output(argv: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    done = await trio.run_process(
-        argv, env=environment, capture_stdout=True, stderr=subprocess.STDOUT, check=False, stdin=b""
-    )
+    done = await trio.run_process(argv, env=environment, capture_stdout=True, stderr=subprocess.STDOUT, check=False, stdin=b"")
     return done.returncode, done.stdout.decode(errors="replace")
 
 

@@ -121,7 +121,9 @@ def policy_options(function: F) -> F:
     """Add the options that give a policy."""
     return _stack(
         function,
-        click.option("--policy", metavar="FILE", help="A policy in JSON; - is standard input. Changes of the file take effect at once."),
+        click.option(
+            "--policy", metavar="FILE", help="A policy in JSON; - is standard input. Changes of the file take effect at once."
+        ),
         click.option("--allow-all", is_flag=True, help="Allow the public Internet."),
         click.option("--deny-all", is_flag=True, help="Allow nothing, name resolution included."),
         click.option("--allow", multiple=True, metavar="HOST", help="Allow a host; *.example.com allows all below example.com."),
@@ -147,7 +149,10 @@ def operator_options(function: F) -> F:
             help="Where ${secret:NAME} comes from: env:VARIABLE, file:PATH or 'cmd:COMMAND ARGS'.",
         ),
         click.option(
-            "--private-network", multiple=True, metavar="CIDR", help="A range that domain rules and --allow-all may reach besides the Internet."
+            "--private-network",
+            multiple=True,
+            metavar="CIDR",
+            help="A range that domain rules and --allow-all may reach besides the Internet.",
         ),
         click.option("--never", multiple=True, metavar="CIDR", help="A range that nothing may reach."),
         click.option(
@@ -203,7 +208,9 @@ def settings(given: dict[str, Any]) -> Settings:
 
 def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
     command_line = {
-        name for name in _POLICY_OPTIONS if given[name] and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        name
+        for name in _POLICY_OPTIONS
+        if given[name] and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     used = command_line or {name for name in _POLICY_OPTIONS if given[name]}
     if not used:
@@ -228,9 +235,7 @@ def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
         if len(rules) > 1:  # one rule that sets all: the first rule that fits would win otherwise
             allow[host] = [{"transform": [step for rule in rules for step in rule["transform"]]}]  # type: ignore[index]
     document: dict[str, object] = {"allow": allow}
-    subnets = {
-        key: list(given[name]) for key, name in (("allow", "allow_cidr"), ("deny", "deny_cidr")) if name in used
-    }
+    subnets = {key: list(given[name]) for key, name in (("allow", "allow_cidr"), ("deny", "deny_cidr")) if name in used}
     if subnets:
         document["subnets"] = subnets
     return PolicySource(None, document=document)
@@ -240,7 +245,9 @@ def _inject(text: str) -> tuple[str, str, str]:
     host, colon, rest = text.partition(":")
     header, second, value = rest.partition(":")
     if not (colon and second and host.strip() and header.strip() and value.strip()):
-        raise click.UsageError("--inject: write 'HOST:Header: value', for example 'api.example.com:Authorization: Bearer ${secret:api}'")
+        raise click.UsageError(
+            "--inject: write 'HOST:Header: value', for example 'api.example.com:Authorization: Bearer ${secret:api}'"
+        )
     return host.strip(), header.strip(), value.strip()
 
 
@@ -254,7 +261,9 @@ def _secrets(texts: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
         kind, colon, rest = where.partition(":")
         if not (equals and colon and name and rest):
             # The text isn't shown: it may be the secret itself.
-            raise click.UsageError("--secret: write NAME=env:VARIABLE, NAME=file:PATH or NAME='cmd:COMMAND ARGS'; never the value itself")
+            raise click.UsageError(
+                "--secret: write NAME=env:VARIABLE, NAME=file:PATH or NAME='cmd:COMMAND ARGS'; never the value itself"
+            )
         if name in sources:
             raise click.UsageError(f"--secret: {name} is given twice")
         match kind:
@@ -266,7 +275,9 @@ def _secrets(texts: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
             case "cmd":
                 sources[name] = CommandSource(shlex.split(rest))
             case _:
-                raise click.UsageError(f"--secret: {name}: a source is env:VARIABLE, file:PATH or cmd:COMMAND; never the value itself")
+                raise click.UsageError(
+                    f"--secret: {name}: a source is env:VARIABLE, file:PATH or cmd:COMMAND; never the value itself"
+                )
     return sources, frozenset(hidden)
 
 

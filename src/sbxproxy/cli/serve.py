@@ -27,10 +27,17 @@ FAILURE = 1
 @click.command()
 @policy_options
 @operator_options
-@click.option("--listen", multiple=True, required=True, metavar="ADDRESS:PORT|unix:PATH", help="Where to listen; may be repeated.")
+@click.option(
+    "--listen", multiple=True, required=True, metavar="ADDRESS:PORT|unix:PATH", help="Where to listen; may be repeated."
+)
 @click.option("--name", default="serve", show_default=True, help="The sandbox's name, in events and in its CA certificate.")
 @click.option("--listener-auth", metavar="USER=SOURCE", help="Ask for this user; its password is env:VARIABLE or file:PATH.")
-@click.option("--proxy-protocol", multiple=True, metavar="CIDR", help="Take PROXY v2 headers, from these peers only, instead of CONNECT and SOCKS.")
+@click.option(
+    "--proxy-protocol",
+    multiple=True,
+    metavar="CIDR",
+    help="Take PROXY v2 headers, from these peers only, instead of CONNECT and SOCKS.",
+)
 @click.option("--ca-out", type=click.Path(path_type=Path), metavar="FILE", help="Write the CA's certificate here.")
 @click.option("--trust-dir", type=click.Path(path_type=Path), metavar="DIR", help="Write ca.pem and bundle.pem here.")
 @click.option(
@@ -126,7 +133,9 @@ def _write_files(
             options["trust_dir"].mkdir(parents=True, exist_ok=True)
             sandbox.write_trust(options["trust_dir"])
         if options["env_out"] is not None:
-            tcp = next((listener for listener, place in zip(listeners, places, strict=True) if not place.startswith("unix:")), None)
+            tcp = next(
+                (listener for listener, place in zip(listeners, places, strict=True) if not place.startswith("unix:")), None
+            )
             if tcp is None:
                 raise ConfigurationError("--env-out: proxy variables can't name a Unix socket; add a TCP --listen")
             variables = sandbox.environment(proxy=tcp, auth=auth, directory=options["trust_dir"])

@@ -33,7 +33,16 @@ def _read(file: str) -> Policy:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def explain(
-    ctx: click.Context, /, file: str, target: str, method: str, request_path: str | None, header: tuple[str, ...], *, as_json: bool, **_: Any
+    ctx: click.Context,
+    /,
+    file: str,
+    target: str,
+    method: str,
+    request_path: str | None,
+    header: tuple[str, ...],
+    *,
+    as_json: bool,
+    **_: Any,
 ) -> None:
     """Tell what the policy in FILE decides on TARGET, and why: by the code that decides on live traffic.
 
@@ -76,7 +85,13 @@ def _plain(answer: Any) -> dict[str, Any]:
     for field in dataclasses.fields(answer):
         if field.name != "decision":
             value = getattr(answer, field.name)
-            values[field.name] = value if isinstance(value, bool | int | type(None)) else list(map(str, value)) if isinstance(value, tuple | list) else str(value)
+            values[field.name] = (
+                value
+                if isinstance(value, bool | int | type(None))
+                else list(map(str, value))
+                if isinstance(value, tuple | list)
+                else str(value)
+            )
     for name in ("detail", "remedy", "matched"):
         if hasattr(decision, name):
             values[name] = getattr(decision, name)
@@ -108,7 +123,9 @@ def lint(file: str, *, as_json: bool) -> None:
 
     findings = lint_policy(_read(file))
     if as_json:
-        click.echo(json.dumps([{field.name: str(getattr(f, field.name)) for field in dataclasses.fields(f)} for f in findings], indent=2))
+        click.echo(
+            json.dumps([{field.name: str(getattr(f, field.name)) for field in dataclasses.fields(f)} for f in findings], indent=2)
+        )
     elif not findings:
         click.echo("nothing found")
     else:

@@ -190,20 +190,14 @@ class Forward:
         if not url.isascii() or any(character <= " " for character in url) or port == 0:
             raise Fault("not a URL", expected)
         if "@" in parts.netloc:
-            raise Fault(
-                "a user name or password in a URL ends up in logs", "set a header in a transform instead"
-            )
+            raise Fault("a user name or password in a URL ends up in logs", "set a header in a transform instead")
         if "?" in url or "#" in url:
-            raise Fault(
-                "a query or fragment can't be kept: the request's own path and query follow", expected
-            )
+            raise Fault("a query or fragment can't be kept: the request's own path and query follow", expected)
         host = canonical_hostname(parts.hostname or "")
         if host is None or parts.netloc.endswith(":"):
             raise Fault("no host name that a certificate could be for", expected)
         if parts.path and is_ambiguous_path(parts.path):
-            raise Fault(
-                "an ambiguous path", "no empty, . or .. segments, octets encoded only where they must be"
-            )
+            raise Fault("an ambiguous path", "no empty, . or .. segments, octets encoded only where they must be")
         return cls(host=host, port=port or 443, path=parts.path.removesuffix("/"), url=url)
 
 

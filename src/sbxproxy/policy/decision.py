@@ -60,7 +60,7 @@ class Reason(StrEnum):
     FIRST_BYTES_TIMEOUT = "first-bytes-timeout"
     LIMIT = "limit"
     STAGE_FAILED = "stage-failed"
-    SECRET_UNAVAILABLE = "secret-unavailable"
+    SECRET_UNAVAILABLE = "secret-unavailable"  # noqa: S105 - a reason id
     PROXY_AUTH = "proxy-auth"
     POLICY_CHANGED = "policy-changed"
 

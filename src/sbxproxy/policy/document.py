@@ -56,9 +56,7 @@ class Document(Shape):
         "allow-all: everything public but subnets.deny. deny-all: nothing. custom: what allow and "
         "subnets.allow list. default-allow and default-deny are older names of allow-all and custom.",
     )
-    allow: Allow = optional(
-        [], "Domains, by the server name of TLS: a list of patterns, or a map from pattern to rules."
-    )
+    allow: Allow = optional([], "Domains, by the server name of TLS: a list of patterns, or a map from pattern to rules.")
     subnets: SubnetsShape = optional(SubnetsShape(), "Address ranges.")
 
 
@@ -81,9 +79,7 @@ class ForwardingShape(Shape):
 class NormalisedDocument(Shape):
     """The same in the flat form that programs exchange."""
 
-    mode: Literal["allow-all", "deny-all", "custom", "default-allow", "default-deny"] = optional(
-        "custom", "The mode."
-    )
+    mode: Literal["allow-all", "deny-all", "custom", "default-allow", "default-deny"] = optional("custom", "The mode.")
     allowedDomains: list[Pattern] = optional([], "Patterns of allowed domains.")  # noqa: N815
     allowedCIDRs: list[Network] = optional([], "Allowed address ranges.")  # noqa: N815
     deniedCIDRs: list[Network] = optional([], "Denied address ranges.")  # noqa: N815

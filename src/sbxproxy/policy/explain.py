@@ -98,11 +98,7 @@ def parse_target(text: str) -> Target:
     scheme = parts.scheme
     name = parts.hostname or ""
     host = parse_address(name) or canonical_hostname(name)
-    if (
-        host is None
-        or port == 0
-        or (not separator and (parts.path or parts.query or parts.fragment or parts.username))
-    ):
+    if host is None or port == 0 or (not separator and (parts.path or parts.query or parts.fragment or parts.username)):
         raise ValueError("not host:port or a URL: a host name or an address, and a port from 1 to 65535")
     path = None
     if scheme in {"http", "https"} and (parts.path or parts.query):
@@ -184,9 +180,7 @@ def _decide(
             case Need.ADDRESSES:
                 if addresses is None:
                     address = _some_public_address(policy, boundary)
-                    notes.append(
-                        f"assumed that the name resolves to a public address ({address}) in no listed range"
-                    )
+                    notes.append(f"assumed that the name resolves to a public address ({address}) in no listed range")
                     facts = replace(facts, addresses=(address,))
                 else:
                     facts = replace(facts, addresses=tuple(addresses))

@@ -146,12 +146,7 @@ class _Case:
     def brokered(self) -> DomainMatch | None:
         """Return the pattern of a well-formed ClientHello's server name if it has rules."""
         facts = self.facts
-        if (
-            not self.policy.has_rules
-            or facts.wire != Wire.TLS
-            or facts.problem is not None
-            or facts.server_name is None
-        ):
+        if not self.policy.has_rules or facts.wire != Wire.TLS or facts.problem is not None or facts.server_name is None:
             return None
         found = self.policy.match_domain(facts.server_name)
         return found if found is not None and found.rules is not None else None
@@ -207,9 +202,7 @@ class _Case:
     def bad_name(self, name: Hostname) -> Deny | None:
         """Hold the server name against the name that the front was given."""
         if self.facts.server_name is None:
-            return Deny(
-                reason=Reason.NO_SNI, detail=f"the ClientHello has no server name; {name} was asked for"
-            )
+            return Deny(reason=Reason.NO_SNI, detail=f"the ClientHello has no server name; {name} was asked for")
         return None if self.facts.server_name == name else _mismatch(name)
 
     def no_protocol(self, address: IPAddress | None) -> Deny:

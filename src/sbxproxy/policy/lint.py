@@ -113,9 +113,7 @@ _SHARED = frozenset(
 )
 # *.core.windows.net covers *.blob.core.windows.net.
 _ABOVE_SHARED = frozenset(
-    ".".join(labels[start:])
-    for labels in (suffix.split(".") for suffix in _SHARED)
-    for start in range(1, len(labels) - 1)
+    ".".join(labels[start:]) for labels in (suffix.split(".") for suffix in _SHARED) for start in range(1, len(labels) - 1)
 )
 
 # Outer names of Encrypted Client Hello (RFC 9849): whoever may speak to one reaches every site behind it.
@@ -140,9 +138,7 @@ def _lint_pattern(policy: Policy, pattern: str, rules: RuleSet | None) -> Iterat
     place = f'allow["{pattern}"]'
     first, _, rest = pattern.partition(".")
     if pattern == "*":
-        yield Finding(
-            "any-domain", place, "allows every server that has a name; data can go anywhere", Severity.WARNING
-        )
+        yield Finding("any-domain", place, "allows every server that has a name; data can go anywhere", Severity.WARNING)
     elif first == "*":
         yield from _lint_wildcard(policy, rest, place)
     if rules is None:
@@ -167,9 +163,7 @@ def _lint_wildcard(policy: Policy, rest: str, place: str) -> Iterator[Finding]:
             Severity.WARNING,
         )
     elif "*" not in rest and policy.match_domain(Hostname(rest)) is None:
-        yield Finding(
-            "apex-gap", place, f"doesn't cover {rest} itself. List that too if it is meant", Severity.NOTE
-        )
+        yield Finding("apex-gap", place, f"doesn't cover {rest} itself. List that too if it is meant", Severity.NOTE)
 
 
 def _lint_rules(rules: RuleSet, place: str) -> Iterator[Finding]:
@@ -191,8 +185,7 @@ def _lint_shadows(pattern: str, hidden: list[str]) -> Iterator[Finding]:
         yield Finding(
             "shadowed-rules",
             f'allow["{pattern}"]',
-            f"its rules don't apply to {hidden[0]}{more}: the more specific pattern's alone count, "
-            "even where it has none",
+            f"its rules don't apply to {hidden[0]}{more}: the more specific pattern's alone count, even where it has none",
             Severity.WARNING,
         )
 
@@ -216,8 +209,7 @@ def _lint_ech(policy: Policy) -> Iterator[Finding]:
             yield Finding(
                 "ech-public-name",
                 f'allow["{found.pattern}"]',
-                f"{name} is the outer name of Encrypted Client Hello: "
-                "behind it any site of that provider is reached",
+                f"{name} is the outer name of Encrypted Client Hello: behind it any site of that provider is reached",
                 Severity.WARNING,
             )
 

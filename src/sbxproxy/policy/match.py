@@ -111,10 +111,7 @@ class KeyValue:
     def fits(self, pairs: Iterable[tuple[str, str]]) -> bool:
         """Tell whether one of *pairs* fits in both halves; any of repeated ones will do."""
         key, value = self.key, self.value
-        return any(
-            (key is None or key.fits(name)) and (value is None or value.fits(content))
-            for name, content in pairs
-        )
+        return any((key is None or key.fits(name)) and (value is None or value.fits(content)) for name, content in pairs)
 
     def document(self) -> dict[str, object]:
         """Return it as the author wrote it."""

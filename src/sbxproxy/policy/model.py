@@ -155,8 +155,7 @@ class Policy:
         written: dict[str, object] = {}
         if self.has_rules:
             written["allow"] = {
-                pattern: [rule.document() for rule in rules.rules] if rules else []
-                for pattern, rules in self.domains.items()
+                pattern: [rule.document() for rule in rules.rules] if rules else [] for pattern, rules in self.domains.items()
             }
         elif self.has_domains:
             written["allow"] = list(self.domains)

@@ -51,9 +51,7 @@ def _a_label(label: str) -> str:
         encoded = idna.encode(label, uts46=True, transitional=False).decode("ascii")
         normal = idna.decode(encoded)
     except (idna.IDNAError, UnicodeError):
-        raise Fault(
-            "not a valid internationalised name (IDNA 2008)", "its A-label, such as xn--e1afmkfd"
-        ) from None
+        raise Fault("not a valid internationalised name (IDNA 2008)", "its A-label, such as xn--e1afmkfd") from None
     if normal != label:
         # Full-width letters, U+212A for k and the like read as one name and are another.
         raise Fault("an internationalised name that is not in its normal form", f'write "{encoded}"')

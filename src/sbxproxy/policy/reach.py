@@ -43,9 +43,7 @@ class Boundary:
     is_host_address: Callable[[IPAddress], bool] = _no_host_address
 
 
-def permitted(
-    policy: Policy, addresses: Sequence[IPAddress], port: int, boundary: Boundary
-) -> tuple[IPAddress, ...] | Deny:
+def permitted(policy: Policy, addresses: Sequence[IPAddress], port: int, boundary: Boundary) -> tuple[IPAddress, ...] | Deny:
     """Return those of *addresses* that a domain rule or a forwardURL may dial; a denial if none may be."""
     if policy.mode is Mode.DENY_ALL:
         return Deny(reason=Reason.DENY_ALL, detail="the policy denies everything")
@@ -75,9 +73,7 @@ class Reach:
                     detail=f"{address} port {self.port} is the proxy itself",
                 )
             if boundary.never.find(form) is not None:
-                return Deny(
-                    reason=Reason.ADDRESS_DENIED, detail=f"{address} is in a range that the operator closed"
-                )
+                return Deny(reason=Reason.ADDRESS_DENIED, detail=f"{address} is in a range that the operator closed")
             network = deny.find(form)
             if network is not None:
                 return Deny(

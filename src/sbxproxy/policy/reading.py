@@ -51,9 +51,7 @@ _MODES = {
     "default-deny": Mode.USER_DEFINED,
     "custom": Mode.USER_DEFINED,
 }
-_NORMALISED_KEYS = frozenset(
-    {"allowedDomains", "allowedCIDRs", "deniedCIDRs", "injectionRules", "forwardRules"}
-)
+_NORMALISED_KEYS = frozenset({"allowedDomains", "allowedCIDRs", "deniedCIDRs", "injectionRules", "forwardRules"})
 _EXPECTED = '"allow-all", "deny-all" or an object with allow and subnets'
 
 
@@ -230,9 +228,7 @@ def _read_normalised(document: object) -> Draft:
         """Rules never widen access, so a domain that has some must be allowed already."""
         listed = rules.get(parse_pattern(domain))
         if listed is None:
-            problems.append(
-                PolicyProblem(f"{place}.domain", "not among allowedDomains", "list it there as well")
-            )
+            problems.append(PolicyProblem(f"{place}.domain", "not among allowedDomains", "list it there as well"))
         else:
             listed.append(rule)
 

@@ -97,9 +97,7 @@ class RuleSet:
         derived = {
             "matches_path": any(rule.match.path is not None for rule in rules),
             "matches_method": any(rule.match.methods for rule in rules),
-            "needs_upstream": not (
-                rules and rules[0].match.is_empty and isinstance(rules[0].action, Forward | Respond)
-            ),
+            "needs_upstream": not (rules and rules[0].match.is_empty and isinstance(rules[0].action, Forward | Respond)),
             "secrets": tuple(dict.fromkeys(name for rule in rules for name in secrets_of(rule.action))),
         }
         for name, value in derived.items():

@@ -28,9 +28,7 @@ def json_schema() -> dict[str, Any]:
 def _tidy(node: Any) -> None:
     """Drop the titles that pydantic makes of names in code; they say nothing to a reader of policies."""
     if isinstance(node, dict):
-        if isinstance(node.get("title"), str) and (
-            "type" in node or "$ref" in node or "anyOf" in node or "oneOf" in node
-        ):
+        if isinstance(node.get("title"), str) and ("type" in node or "$ref" in node or "anyOf" in node or "oneOf" in node):
             del node["title"]
         for inner in node.values():
             _tidy(inner)

@@ -58,9 +58,7 @@ def _one_key(schema: dict[str, Any]) -> None:
 class Shape(BaseModel):
     """What all shapes share: no key unknown, no value converted, no input in errors."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
 
 
 class MatcherShape(Shape):
@@ -172,9 +170,7 @@ class MatchShape(Shape):
 
 
 def _match(shape: MatchShape) -> RequestMatch:
-    return RequestMatch(
-        path=shape.path, methods=shape.method, query=tuple(shape.queryString), headers=tuple(shape.headers)
-    )
+    return RequestMatch(path=shape.path, methods=shape.method, query=tuple(shape.queryString), headers=tuple(shape.headers))
 
 
 def _no_header_twice(headers: dict[str, Template]) -> dict[str, Template]:
@@ -244,9 +240,7 @@ _BODILESS = frozenset({204, 205, 304})
 
 def _respond(shape: ResponseShape) -> Respond:
     if shape.body and shape.statusCode in _BODILESS:
-        raise Fault(
-            f"a {shape.statusCode} response has no body", "another statusCode, or no body", within=".body"
-        )
+        raise Fault(f"a {shape.statusCode} response has no body", "another statusCode, or no body", within=".body")
     try:
         body = shape.body.encode()
     except UnicodeEncodeError:
@@ -286,9 +280,7 @@ def _action(shape: RuleShape) -> Action:
     if not given:
         raise Fault("a rule that does nothing", "one of transform, forwardURL and response")
     if len(given) > 1:
-        raise Fault(
-            f"{' and '.join(given)} in one rule", "one of transform, forwardURL and response in each rule"
-        )
+        raise Fault(f"{' and '.join(given)} in one rule", "one of transform, forwardURL and response in each rule")
     match given:
         case ["transform"]:
             return Transform(tuple(shape.transform))

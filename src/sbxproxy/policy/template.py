@@ -40,9 +40,7 @@ class Template:
             Fault: a ``${`` opens nothing that is known, or *text* is what a policy shows in place of a value.
         """
         if REDACTED in text:
-            raise Fault(
-                f'"{REDACTED}" stands for a value that was hidden', "put the value itself, or ${secret:name}"
-            )
+            raise Fault(f'"{REDACTED}" stands for a value that was hidden', "put the value itself, or ${secret:name}")
         literals: list[str] = []
         names: list[str] = []
         literal = ""

@@ -239,9 +239,7 @@ def _read_message(message: bytes, size: int) -> ClientHello | Malformed | Litera
     return _read_extensions(message, position, end, size)
 
 
-def _read_extensions(
-    message: bytes, position: int, end: int, size: int
-) -> ClientHello | Malformed | Literal[Hint.NEED_MORE]:
+def _read_extensions(message: bytes, position: int, end: int, size: int) -> ClientHello | Malformed | Literal[Hint.NEED_MORE]:
     """Read the extensions between *position* and *end*; those of no interest only by their length."""
     have = len(message)
     server_name: bytes | None = None

@@ -266,9 +266,7 @@ def _lines(head: bytes) -> list[bytes]:
 
 
 def _target_form(method: bytes, target: bytes) -> TargetForm:
-    if (
-        b"#" in target
-    ):  # a fragment is never sent, and what precedes it is what some servers take for the path
+    if b"#" in target:  # a fragment is never sent, and what precedes it is what some servers take for the path
         raise _FaultError("the request target has a fragment")
     if method == b"CONNECT":
         if _AUTHORITY_FORM.fullmatch(target):
@@ -283,9 +281,7 @@ def _target_form(method: bytes, target: bytes) -> TargetForm:
     raise _FaultError("the request target does not suit the method")
 
 
-def _fields(
-    lines: list[bytes], version: Version, max_fields: int
-) -> tuple[Fields, bytes | None, int | None, bool]:
+def _fields(lines: list[bytes], version: Version, max_fields: int) -> tuple[Fields, bytes | None, int | None, bool]:
     """Read the fields behind the first line, and from them the host and the framing."""
     if len(lines) > max_fields + 1:
         raise _FaultError("too many header fields", 431, "limit")

@@ -29,9 +29,7 @@ GSSENC_REQUEST = bytes.fromhex("0000000804d21630")
 
 _MIN_LENGTH = 8
 _MAX_LENGTH = 4 + 10000  # MAX_STARTUP_PACKET_LENGTH of the server, which doesn't count the length word
-_CANCEL_LENGTHS = range(
-    16, 12 + 256 + 1
-)  # process id and a key: 4 bytes up to protocol 3.0, at most 256 since 3.2
+_CANCEL_LENGTHS = range(16, 12 + 256 + 1)  # process id and a key: 4 bytes up to protocol 3.0, at most 256 since 3.2
 
 
 class PostgresStart(Enum):

@@ -49,9 +49,7 @@ BUILTIN: tuple[Sniffer, ...] = (sniff_tls, sniff_http, sniff_postgres)
 _TLS_FIRST_BYTE = 0x16
 
 
-def sniff(
-    data: bytes, sniffers: Sequence[Sniffer] = BUILTIN, *, eof: bool = False
-) -> Sniffed | Literal[Hint.NEED_MORE]:
+def sniff(data: bytes, sniffers: Sequence[Sniffer] = BUILTIN, *, eof: bool = False) -> Sniffed | Literal[Hint.NEED_MORE]:
     """Say what the stream that begins with *data* is.
 
     The first sniffer that needs more stops the asking, even if a later one would claim the bytes: otherwise

@@ -182,9 +182,7 @@ def parse_request(data: bytes) -> SocksRequest | Literal[Hint.NEED_MORE]:
     else:
         host = parse_host(raw)
     if host is None:
-        raise Socks5Error(
-            "bad-name", "the host is neither a host name nor an IP address", reply=Reply.NOT_ALLOWED
-        )
+        raise Socks5Error("bad-name", "the host is neither a host name nor an IP address", reply=Reply.NOT_ALLOWED)
     if len(data) < end + 2:
         return Hint.NEED_MORE
     port = int.from_bytes(data[end : end + 2], "big")
