@@ -135,7 +135,7 @@ class Forwarding:
     async def settle(self) -> None:
         """After a complete response: keep the upstream connection for the next request, or close it politely."""
         assert self.upstream is not None
-        if not self._job.body.complete:
+        if not self._job.body.complete or self.upstream.deaf:
             await self.close()
         elif self._pool is not None and self.upstream.reusable:
             stream, self.upstream = self.upstream.stream, None

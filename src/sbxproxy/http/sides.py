@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["ClientSide", "UpstreamSide"]
 
+from contextlib import suppress
 from http import HTTPStatus
 
 import h11
@@ -133,7 +134,7 @@ class UpstreamSide:
         stream: the connection.
         incoming: what came and is not used yet.
         reused: it served another request before, so that it may turn out dead without anybody's fault.
-        deaf: the upstream no longer takes what is sent. It may have answered all the same.
+        deaf: a send did not complete, so nothing more can be sent. The upstream may have answered all the same.
     """
 
     def __init__(self, stream: Stream, limits: Limits, *, reused: bool) -> None:
@@ -159,11 +160,10 @@ class UpstreamSide:
 
     async def send(self, data: bytes) -> None:
         """Send framed bytes; a stream that breaks becomes ``deaf``, since an early answer may still be had."""
-        try:
+        self.deaf = True  # until it has returned: what a cancelled send left out would be taken from the next request
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.deaf = True
-        else:
+            self.deaf = False
             if self.incoming.patience is not None:
                 self.incoming.patience.push()
 
