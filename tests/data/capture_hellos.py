@@ -92,9 +92,7 @@ CLIENTS: dict[str, Callable[[int], None]] = {
     "pyopenssl": pyopenssl,
     "curl": command("curl", "-s", "--resolve", f"{HOST}:PORT:127.0.0.1", f"https://{HOST}:PORT/"),
     "node": command("node", "-e", NODE),
-    "openssl_tls12": command(
-        "openssl", "s_client", "-connect", "127.0.0.1:PORT", "-servername", HOST, "-tls1_2"
-    ),
+    "openssl_tls12": command("openssl", "s_client", "-connect", "127.0.0.1:PORT", "-servername", HOST, "-tls1_2"),
     "openssl_tls13": command("openssl", "s_client", "-connect", "127.0.0.1:PORT", "-servername", HOST),
 }
 

@@ -9,11 +9,13 @@ import pytest
 import trio
 import trio.testing
 
-from sbxproxy import Proxy, Settings
+from sbxproxy import Pipeline, Proxy, Settings
 from sbxproxy.address import parse_address
 from sbxproxy.errors import UpstreamConnectError, UpstreamResolveError, UpstreamTlsError
 from sbxproxy.http.message import Headers, Response
+from sbxproxy.policy.decision import Handle
 from sbxproxy.testing import MemoryNetwork, client_hello, fetch, make_request
+from sbxproxy.wire.result import Hint, Sniffed
 
 RULE = [{"transform": [{"headers": {"x-key": "${secret:key}"}}]}]
 
@@ -208,3 +210,50 @@ async def test_fetch_skips_interim_responses_and_takes_its_own_framing():
 async def test_fetch_reports_an_answer_that_is_none(data):
     with pytest.raises(h11.RemoteProtocolError):
         await fetch(await serve_bytes(data), make_request())
+
+
+def sniff_ssh(data):
+    if data.startswith(b"SSH-"):
+        return Sniffed("ssh")
+    return Hint.NEED_MORE if b"SSH-".startswith(data) else Hint.NOT_MINE
+
+
+class HandOverSsh:
+    async def decide(self, flow):
+        allowed = flow.decision
+        if flow.facts.wire == "ssh":
+            return Handle(name="ssh", reason="ssh-brokered", matched=None, dial=allowed.dial)
+        return allowed
+
+
+class Broker:
+    async def handle(self, flow, client, upstream):
+        await upstream.send_all(b"brokered: " + await client.receive_some())
+        await client.send_all(await upstream.receive_some())
+
+
+async def test_a_sniffer_a_policy_stage_and_a_handler_work_together(nursery):
+    """A third party's protocol from the first byte to its own relay, through the whole proxy."""
+    network = MemoryNetwork()
+    network.add("1.2.3.4", 22, echo)
+    events = []
+    proxy = Proxy(
+        pipeline=Pipeline(sniffers=[sniff_ssh], policies=[HandOverSsh()], handlers={"ssh": Broker()}),
+        resolver=network,
+        dialer=network.dial,
+        observers=[events.append],
+    )
+    await nursery.start(network.run)
+    await nursery.start(proxy.run)
+    sandbox = proxy.create_sandbox("test", policy={"subnets": {"allow": ["1.2.3.0/24"]}})
+    async with await network.connect(sandbox, "1.2.3.4", 22) as stream:
+        await stream.send_all(b"SS")
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"H-2.0-x\r\n")
+        received = b""
+        async for chunk in stream:
+            received += chunk
+    assert received == b"brokered: SSH-2.0-x\r\n"
+    await trio.testing.wait_all_tasks_blocked()
+    closed = events[-1]
+    assert (closed.wire, closed.decision, closed.reason) == ("ssh", "handle", "ssh-brokered")

@@ -32,9 +32,7 @@ _LIFETIME = timedelta(days=30)
 never leaves the process, so a shorter life would protect nothing more."""
 
 _LEAF_LIFETIME = timedelta(hours=24)
-_BACKDATED = timedelta(
-    hours=1
-)  # for sandboxes whose clock lags behind: a virtual machine resumed from a snapshot
+_BACKDATED = timedelta(hours=1)  # for sandboxes whose clock lags behind: a virtual machine resumed from a snapshot
 _RENEW_LEAF = timedelta(hours=2)  # before its end, so that no handshake meets an expired leaf
 _RENEW_AUTHORITY = timedelta(days=2)  # before its end, so that leaves are always given their full life
 
@@ -79,9 +77,7 @@ class Authority:
         "_subject",
     )
 
-    def __init__(
-        self, *, name: str = "sandbox", leaves: int = 1024, clock: Callable[[], datetime] | None = None
-    ) -> None:
+    def __init__(self, *, name: str = "sandbox", leaves: int = 1024, clock: Callable[[], datetime] | None = None) -> None:
         """Make the keys and the certificate, about a millisecond.
 
         Args:
@@ -194,9 +190,7 @@ def _subject(name: str) -> x509.Name:
     )
 
 
-def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
+def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=False,
@@ -210,9 +204,7 @@ def _key_usage(
     )
 
 
-def _leaf_extensions(
-    leaf: ec.EllipticCurvePublicKey, issuer: ec.EllipticCurvePublicKey
-) -> list[tuple[x509.ExtensionType, bool]]:
+def _leaf_extensions(leaf: ec.EllipticCurvePublicKey, issuer: ec.EllipticCurvePublicKey) -> list[tuple[x509.ExtensionType, bool]]:
     """List what all leaves have in common, and whether it is critical (RFC 5280, 4.2)."""
     return [
         (x509.BasicConstraints(ca=False, path_length=None), True),
@@ -228,9 +220,7 @@ def _bare_context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(_CIPHERS)
-    context.set_options(
-        SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE
-    )
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 32 KiB less on a connection that waits
     return context

@@ -80,9 +80,7 @@ class _OneCaller:
             raise trio.BusyResourceError(self._message)
         self._busy = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._busy = False
 
 
@@ -225,11 +223,7 @@ class TlsStream(trio.abc.Stream):
                 await self._send_last_words()
                 raise trio.BrokenResourceError("the TLS handshake failed") from error
             output = self._drain()
-            if (
-                finished
-                and self._server_side
-                and self._connection.get_protocol_version() == SSL.TLS1_3_VERSION
-            ):
+            if finished and self._server_side and self._connection.get_protocol_version() == SSL.TLS1_3_VERSION:
                 self._held = output
                 return
             if output:
@@ -270,9 +264,7 @@ class TlsStream(trio.abc.Stream):
         try:
             while view:
                 view = view[self._connection.send(view) :]
-        except (
-            SSL.Error
-        ) as error:  # WantReadError too: without renegotiation, writing has nothing to wait for
+        except SSL.Error as error:  # WantReadError too: without renegotiation, writing has nothing to wait for
             self._send_broken = True
             raise trio.BrokenResourceError("TLS could not encrypt") from error
 

@@ -75,9 +75,7 @@ class UpstreamTls:
         context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.set_alpn_protos([_HTTP_1_1])
-        context.set_verify(
-            SSL.VERIFY_PEER, _verified
-        )  # a client's default purpose is "TLS server": checks the EKU
+        context.set_verify(SSL.VERIFY_PEER, _verified)  # a client's default purpose is "TLS server": checks the EKU
         for path in (self._roots or system_roots(), *self._extra_roots):
             _load_roots(context, path)
         self._context = context
@@ -98,18 +96,14 @@ class UpstreamTls:
         try:
             self.load()
             assert self._context is not None
-            stream = TlsStream(
-                transport, self._context, server_side=False, server_name=name, app_data=problems
-            )
+            stream = TlsStream(transport, self._context, server_side=False, server_name=name, app_data=problems)
             try:
                 await stream.do_handshake()
             except trio.BrokenResourceError as error:
                 raise _explain(error, problems) from error
             _verify_name(stream.peer_certificate, name)
         except BaseException:
-            with trio.CancelScope(
-                shield=True
-            ):  # closing by force doesn't wait; unshielded it could replace the error
+            with trio.CancelScope(shield=True):  # closing by force doesn't wait; unshielded it could replace the error
                 await trio.aclose_forcefully(transport)
             raise
         return stream
@@ -144,13 +138,9 @@ def _explain(error: trio.BrokenResourceError, problems: list[int]) -> UpstreamTl
                 reason="upstream-certificate-unknown-ca",
             )
         if code == _EXPIRED:
-            return UpstreamTlsError(
-                "the upstream's certificate has expired", reason="upstream-certificate-expired"
-            )
+            return UpstreamTlsError("the upstream's certificate has expired", reason="upstream-certificate-expired")
         if code == _NOT_YET_VALID:
-            return UpstreamTlsError(
-                "the upstream's certificate is not valid yet", reason="upstream-certificate-not-yet-valid"
-            )
+            return UpstreamTlsError("the upstream's certificate is not valid yet", reason="upstream-certificate-not-yet-valid")
         return _invalid()
     cause: Any = error.__cause__
     if isinstance(cause, SSL.Error) and cause.args and isinstance(cause.args[0], list):
@@ -161,9 +151,7 @@ def _explain(error: trio.BrokenResourceError, problems: list[int]) -> UpstreamTl
 
 
 def _invalid() -> UpstreamTlsError:
-    return UpstreamTlsError(
-        "the upstream's certificate is not acceptable", reason="upstream-certificate-invalid"
-    )
+    return UpstreamTlsError("the upstream's certificate is not acceptable", reason="upstream-certificate-invalid")
 
 
 def _verify_name(certificate: x509.Certificate | None, name: Hostname) -> None:
@@ -193,6 +181,4 @@ def _verify_name(certificate: x509.Certificate | None, name: Hostname) -> None:
     try:
         verify_service_identity(cert_patterns=patterns, obligatory_ids=[DNS_ID(name)], optional_ids=[])
     except (VerificationError, CertificateError):
-        raise UpstreamTlsError(
-            "the upstream's certificate is for another name", reason="upstream-certificate-name"
-        ) from None
+        raise UpstreamTlsError("the upstream's certificate is for another name", reason="upstream-certificate-name") from None
