@@ -112,6 +112,10 @@ class Request:
     host: str
     body: bytes | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        """Leave out the query, which often holds secrets, and the body."""
+        return f"<Request {self.method} {self.host}{self.path} {self.headers!r}>"
+
     @property
     def path(self) -> str:
         """The target without its query: what may be logged."""
