@@ -207,7 +207,8 @@ async def test_c11_a_secret_is_in_nothing_that_is_written_down(
     origin = Origin((NAME,))
     texts: list[str] = []
     with lines.open("w") as stream:
-        options: dict[str, Any] = {"secrets": secrets, "observers": [JsonLines(stream)]}
+        log = JsonLines(stream)
+        options: dict[str, Any] = {"secrets": secrets, "observers": [log]}
         async with open_firewall({"allow": {NAME: rules}}, origin, directory=tmp_path, **options) as firewall:
             for name in secrets:
                 tls = await _open(firewall, NAME, origin.port)
@@ -227,6 +228,7 @@ async def test_c11_a_secret_is_in_nothing_that_is_written_down(
             texts += [f"{secrets['held']} {secrets['held']:>9}", repr(firewall.events), repr(sandbox.flows), repr(secrets["env"])]
             shown = [item for item in gc.get_objects() if type(item).__module__.startswith("sbxproxy.")]
             texts += [repr(item) for item in shown if "testing" not in type(item).__module__]
+        assert log.close()
     assert [seen.one("authorization") for seen in origin.requests] == [f"Bearer {CANARY}"] * 4
     texts += [lines.read_text(), caplog.text, *capfd.readouterr()]
     assert len(lines.read_text().splitlines()) == len(firewall.events)
