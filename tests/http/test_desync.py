@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import httptools
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from support.http_peers import OK, World, read_until, request
+from sbxproxy.net import abort
+from support.http_peers import OK, RequestParser, ResponseParser, World, limits, read_until, request
 from support.tcp import tcp_pair
 
 HEAD_END = b"\r\n\r\n"
@@ -60,3 +67,139 @@ async def test_h18_an_early_response_to_a_half_sent_body_does_not_free_its_conne
     await client.aclose()
     await world.over.wait()
     await world.pool.aclose_all()
+
+
+# --- a property: whatever an upstream does and when, nobody gets what is another's ------------------------
+
+NORMAL, EARLY_READS, EARLY_STALLS, CLOSES, RESETS, STRAY = range(6)
+"""What an upstream does about one request: answers it; answers at its head and goes on reading, or stops for a
+while; answers and closes; breaks off unheard; answers with a second response behind, that nobody asked for."""
+
+
+@dataclass
+class Plan:
+    number: int
+    method: bytes
+    size: int
+    chunked: bool
+    behaviour: int
+
+    @property
+    def mark(self) -> bytes:
+        return b"<%d>" % self.number
+
+    def raw(self) -> bytes:
+        body = self.mark * (self.size // len(self.mark))
+        framing = b"Transfer-Encoding: chunked" if self.chunked else b"Content-Length: %d" % len(body)
+        if self.chunked:
+            body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (body[:700], body[700:]) if piece) + b"0\r\n\r\n"
+        return request(self.method + b" /%d HTTP/1.1" % self.number, framing, body=body)
+
+    def answer(self) -> bytes:
+        if self.number % 2:
+            return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(self.mark), self.mark)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self.mark), self.mark)
+
+
+class Watching(RequestParser):
+    """Also tells of each head, as soon as it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.news: list[tuple[str, int]] = []
+
+    def on_headers_complete(self):
+        self.news.append(("head", int(self._now.url[1:])))
+
+    def on_message_complete(self):
+        super().on_message_complete()
+        self.news.append(("end", int(self._now.url[1:])))
+
+
+class Unruly:
+    """Does with each request what was planned for it, the first time that it sees it."""
+
+    def __init__(self, plans: list[Plan]) -> None:
+        self.plans = plans
+        self.seen: list[int] = []
+        self.connections: list[Watching] = []
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        watching = Watching()
+        self.connections.append(watching)
+        while chunk := await stream.receive_some(1000):
+            watching.feed(chunk)
+            for what, number in watching.news:
+                plan = self.plans[number]
+                again = number in self.seen
+                behaviour = NORMAL if again and plan.behaviour == RESETS else plan.behaviour
+                if what == "head" and behaviour == RESETS:
+                    self.seen.append(number)
+                    await abort(stream)
+                    return
+                early = behaviour in {EARLY_READS, EARLY_STALLS}
+                if (what == "head") is not early:
+                    continue
+                self.seen.append(number)
+                stray = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen" if behaviour == STRAY else b""
+                await stream.send_all(plan.answer() + stray)
+                if behaviour == CLOSES:
+                    return
+                if behaviour == EARLY_STALLS:
+                    await trio.sleep(0.002)
+            watching.news.clear()
+
+
+PLANS = st.lists(
+    st.builds(
+        Plan,
+        number=st.just(0),
+        method=st.sampled_from([b"GET", b"POST", b"PUT"]),
+        size=st.sampled_from([0, 3, 900, 20_000, 60_000]),
+        chunked=st.booleans(),
+        behaviour=st.sampled_from(range(6)),
+    ),
+    min_size=1,
+    max_size=6,
+).map(lambda plans: [replace(plan, number=number) for number, plan in enumerate(plans)])
+
+
+@settings(max_examples=120, deadline=None)
+@given(PLANS, st.sampled_from([0, 1460, 20_100]))
+def test_h18_no_request_and_no_response_ever_mixes_with_another(plans, cut):
+    """Marks of a request occur in its own body, and in the response to it, and nowhere else."""
+    upstream = Unruly(plans)
+
+    async def main() -> tuple[World, bytes]:
+        async with trio.open_nursery() as nursery:
+            world = World(
+                nursery,
+                upstream,
+                limits=limits(linger=0.01),
+                pair=lambda: tcp_pair(buffers=4096),
+                client_pair=trio.testing.memory_stream_pair,
+            )
+            got = await world.talk(b"".join(plan.raw() for plan in plans), cut=cut)
+            await world.pool.aclose_all()
+        return world, got
+
+    world, got = trio.run(main)
+    judged = [int(sent.target[1:]) for sent in world.requests]
+    assert judged == list(range(len(judged)))
+    for connection in upstream.connections:
+        for seen in connection.complete:
+            plan = plans[int(seen.url[1:])]
+            assert seen.method == plan.method
+            assert seen.body == plan.mark * (plan.size // len(plan.mark))
+    for number in judged:
+        sights = upstream.seen.count(number)
+        assert sights <= (2 if plans[number].behaviour == RESETS and plans[number].method != b"POST" else 1)
+    parser = ResponseParser()
+    with suppress(httptools.HttpParserError):  # behind a last response there is nothing to parse
+        parser.feed(got)
+    for number, (status, _, body) in enumerate(parser.complete):
+        assert (status, body) == (200, plans[number].mark) or status == 502
+    statuses = [record.status for record in world.records[: len(parser.complete)]]
+    assert statuses == [status for status, _, _ in parser.complete]
+    if all(plan.behaviour in {NORMAL, CLOSES, STRAY} for plan in plans):
+        assert statuses == [200] * len(plans)
