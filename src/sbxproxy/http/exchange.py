@@ -26,7 +26,7 @@ from sbxproxy.http.fields import end_to_end, outgoing
 from sbxproxy.http.forwarding import Forwarding, Job, Tally
 from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, ClientGone, Patience
-from sbxproxy.http.message import Request, Response
+from sbxproxy.http.message import Headers, Request, Response
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.reply import reply_to
 from sbxproxy.http.sides import ClientSide
@@ -169,9 +169,9 @@ class Exchange:
         match answer:
             case Denied():
                 raise answer
-            case Response(body=bytes()) if 200 <= answer.status <= 599:
+            case Response(status=int(), headers=Headers(), body=bytes()) if 200 <= answer.status <= 599:
                 return await self._reply(answer)
-            case Forward():
+            case Forward(request=Request(target=str(), headers=Headers(), body=None | bytes()), origin=Origin()):
                 pass
             case _:
                 raise StageError("the handler's answer is none")

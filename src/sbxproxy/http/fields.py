@@ -65,13 +65,13 @@ def outgoing(headers: Headers) -> list[tuple[bytes, bytes]]:
     Raises:
         StageError: a name is no token or a value can't stand in a header; the message shows neither.
     """
-    fields = []
-    for name, value in headers.fields:
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise StageError("a header made by a transform is malformed")
-        if fold_name(name) not in _NOT_OURS_TO_PASS:
-            fields.append((name, value))
-    return fields
+    try:
+        proper = all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers.fields)
+    except (TypeError, ValueError):  # text instead of bytes, or no pairs
+        proper = False
+    if not proper:
+        raise StageError("a header made by a transform is malformed")
+    return [pair for pair in headers.fields if fold_name(pair[0]) not in _NOT_OURS_TO_PASS]
 
 
 def wants_websocket(fields: Fields) -> bool:

@@ -24,7 +24,7 @@ from sbxproxy.http.body import Body
 from sbxproxy.http.fields import end_to_end, outgoing, wants_websocket
 from sbxproxy.http.handler import Denied, Forward, RequestHandler, ask
 from sbxproxy.http.incoming import ClientGone
-from sbxproxy.http.message import Response
+from sbxproxy.http.message import Headers, Response
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.sides import ClientSide, UpstreamSide
 from sbxproxy.net.sockets import abort
@@ -268,8 +268,11 @@ class Forwarding:
             job.forward.request,
             Response(status=head.status, headers=end_to_end(head.fields).without(b"alt-svc")),
         )
-        if not isinstance(response, Response) or not 200 <= response.status <= 599:
-            raise StageError("a transform made a response that is none")
+        match response:
+            case Response(status=int(), headers=Headers(), body=None | bytes()) if 200 <= response.status <= 599:
+                pass
+            case _:
+                raise StageError("a transform made a response that is none")
         fields = outgoing(response.headers.without(b"alt-svc"))
         bodiless = job.head.method == "HEAD" or response.status in _BODILESS
         content = response.body
