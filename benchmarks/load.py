@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from sbxproxy.testing import client_hello
 
 NAME = "bench.example"
-HELLO = client_hello(NAME, padding=200)
+HELLO = client_hello(NAME, padding=333)
 """517 bytes, about what curl and Python send."""
 
 _PATIENCE = 10.0
