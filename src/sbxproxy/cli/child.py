@@ -1,7 +1,8 @@
 """The command that ``run`` runs: started, signalled, stopped and continued as if sbxproxy weren't there.
 
 On a terminal it gets a process group of its own and the foreground, so that Ctrl-C and Ctrl-Z reach it and not us. When it stops, we
-give the terminal back and stop ourselves, and when the shell continues us we continue it.
+give the terminal back and stop ourselves, and when the shell continues us we continue it. In a pipeline it stays in our group, which
+is also that of its neighbours: a pager next to it would lose the terminal otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ __all__ = ["NOT_EXECUTABLE", "NOT_FOUND", "run_child"]
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -19,6 +21,9 @@ import trio
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+
+_FROM_KEYBOARD = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
+"""Signals that the terminal sends to the whole foreground group."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
@@ -54,7 +59,7 @@ async def run_child(
                 with suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
                     child.wait()
-            if terminal is not None:
+            if terminal is not None and _foreground(terminal) == child.pid:  # in the background it is the shell's
                 _give(terminal, os.getpgrp())
 
 
@@ -74,8 +79,8 @@ async def _attend(
                 return code
         elif number == signal.SIGHUP and on_hangup is not None:
             await on_hangup()
-        elif not (number == signal.SIGINT and terminal is None and _in_foreground()):
-            # On a terminal that is not its standard input, Ctrl-C has reached the command already: same process group.
+        elif not (number in _FROM_KEYBOARD and terminal is None and _in_foreground()):
+            # In our own process group the command has had from the terminal what we have had.
             with suppress(ProcessLookupError):
                 os.kill(child.pid, number)
     raise AssertionError("signals never end")
@@ -100,20 +105,31 @@ def _stop_with(child: subprocess.Popen[bytes], terminal: int | None, number: int
     if number in {signal.SIGTTIN, signal.SIGTTOU} and _foreground(terminal) == os.getpgrp():
         _give(terminal, child.pid)  # it asked for the terminal before it had been given it
     else:
-        _give(terminal, os.getpgrp())
+        if _foreground(terminal) == child.pid:
+            _give(terminal, os.getpgrp())
         os.kill(os.getpid(), signal.SIGSTOP)  # the shell takes over here, and we go on when it continues us
-        _give(terminal, child.pid)
+        if _foreground(terminal) == os.getpgrp():  # by fg and not by bg
+            _give(terminal, child.pid)
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGCONT)
 
 
 def _terminal() -> int | None:
-    """Return standard input's descriptor if it is a terminal whose foreground is ours to give."""
+    """Return standard input's descriptor if it is a terminal whose foreground is ours to give, and nobody else's: no pipeline."""
     try:
         descriptor = sys.stdin.fileno()
     except (AttributeError, ValueError, OSError):
         return None
+    if any(_is_pipe(number) for number in (1, 2)):
+        return None
     return descriptor if _foreground(descriptor) == os.getpgrp() else None
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:  # closed
+        return False
 
 
 def _foreground(descriptor: int) -> int | None:
