@@ -1,6 +1,7 @@
 """Options that commands share, and what they come to: a policy, settings, secrets.
 
-``--config FILE`` is a TOML file with the same names; what stands on the command line wins.
+``--config FILE`` is a TOML file with the same names; what stands on the command line wins. Relative paths in it are relative to
+its directory, so that it works from anywhere.
 """
 
 from __future__ import annotations
@@ -98,7 +99,11 @@ def _load_config(ctx: click.Context, _parameter: click.Parameter, path: Path | N
         raise click.UsageError(f"--config: can't read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"--config: {path} is not TOML: {error}") from None
-    known = {parameter.name for parameter in ctx.command.params if parameter.name and parameter.name != "config"}
+    known = {
+        option.name: option
+        for option in ctx.command.params
+        if isinstance(option, click.Option) and option.name and option.name != "config"
+    }
     defaults: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
@@ -106,9 +111,40 @@ def _load_config(ctx: click.Context, _parameter: click.Parameter, path: Path | N
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0].replace('_', '-')!r}?" if near else ""
             raise click.UsageError(f"--config: {path}: no option is named {key!r}{hint}")
-        defaults[name] = value
+        try:
+            defaults[name] = _config_value(known[name], value, path.parent)
+        except ValueError as error:
+            raise click.UsageError(f"--config: {path}: {key} must be {error}") from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+_PATHS = frozenset({"policy", "upstream_ca", "events", "ca_out", "trust_dir", "env_out"})
+_PATH_AFTER = {"secret": "=file:", "listener_auth": "=file:", "listen": "unix:"}
+
+
+def _config_value(option: click.Option, value: object, directory: Path) -> object:
+    """Check one value of a configuration file; raises ``ValueError`` with what it must be."""
+    name = option.name or ""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise ValueError("true or false")
+        return value
+    if option.multiple:
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a list of strings")
+        return [_located(name, text, directory) for text in texts]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("a string or a number")  # noqa: TRY004 - a fault of the file
+    return _located(name, str(value), directory)
+
+
+def _located(name: str, text: str, directory: Path) -> str:
+    if name in _PATHS:
+        return text if text == "-" else str(directory / text)
+    before, marker, rest = text.partition(_PATH_AFTER.get(name, "\0"))
+    return f"{before}{marker}{directory / rest}" if marker else text
 
 
 def _stack(function: F, *decorators: Callable[[F], F]) -> F:
@@ -124,7 +160,7 @@ def policy_options(function: F) -> F:
         click.option(
             "--policy", metavar="FILE", help="A policy in JSON; - is standard input. Changes of the file take effect at once."
         ),
-        click.option("--allow-all", is_flag=True, help="Allow the public Internet."),
+        click.option("--allow-all", is_flag=True, help="Allow the public Internet, less what --deny-cidr says."),
         click.option("--deny-all", is_flag=True, help="Allow nothing, name resolution included."),
         click.option("--allow", multiple=True, metavar="HOST", help="Allow a host; *.example.com allows all below example.com."),
         click.option("--allow-cidr", multiple=True, metavar="CIDR", help="Allow an address range, any protocol."),
@@ -216,11 +252,12 @@ def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
     if not used:
         raise click.UsageError(f"a sandbox never runs without a policy; give {_CHOICES}")
     alone = used & {"policy", "allow_all", "deny_all"}
-    if alone and len(used) > 1:
+    if alone and len(used) > 1 and used != {"allow_all", "deny_cidr"}:
         names = ", ".join("--" + name.replace("_", "-") for name in sorted(used))
         raise click.UsageError(f"{names} exclude each other; give {_CHOICES}")
     if "allow_all" in used:
-        return PolicySource(None, document="allow-all")
+        denied = list(given["deny_cidr"]) if "deny_cidr" in used else []
+        return PolicySource(None, document={"mode": "allow-all", "subnets": {"deny": denied}})
     if "deny_all" in used:
         return PolicySource(None, document="deny-all")
     if "policy" in used:
@@ -273,12 +310,22 @@ def _secrets(texts: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
             case "file":
                 sources[name] = FileSource(Path(rest))
             case "cmd":
-                sources[name] = CommandSource(shlex.split(rest))
+                sources[name] = CommandSource(_argv(name, rest))
             case _:
                 raise click.UsageError(
                     f"--secret: {name}: a source is env:VARIABLE, file:PATH or cmd:COMMAND; never the value itself"
                 )
     return sources, frozenset(hidden)
+
+
+def _argv(name: str, text: str) -> list[str]:
+    try:
+        argv = shlex.split(text)
+    except ValueError:
+        argv = []
+    if not argv:
+        raise click.UsageError(f"--secret: {name}: its command is empty, or has a quotation that isn't closed") from None
+    return argv
 
 
 def _networks(option: str, texts: Sequence[str]) -> list[IPNetwork]:

@@ -26,6 +26,7 @@ POLL = 0.5
 """Seconds between two looks at the policy file."""
 
 _T = TypeVar("_T")
+_State = tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Session:
             lines = JsonLines(events)
             observers.append(lines)
         proxy = Proxy(configuration.settings, pipeline=load(configuration.plugins), observers=observers)
+        seen = _state(configuration.source.path)  # before it is read, so that no change in between is missed
         sandbox = proxy.create_sandbox(name, policy=configuration.source.read(), secrets=configuration.secrets)
         for source_name in sandbox.policy.secrets:
             # A secret that can't be had is an error now rather than at the first request.
@@ -61,7 +63,7 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
-                nursery.start_soon(watch_policy, sandbox, configuration, log)
+                nursery.start_soon(watch_policy, sandbox, configuration, log, seen)
                 yield cls(configuration, proxy, sandbox, log, nursery)
                 nursery.cancel_scope.cancel(reason="the session is over")
         finally:
@@ -90,13 +92,12 @@ def _open_events(where: str | None) -> IO[str] | None:
         raise ConfigurationError(f"--events: can't write {where}: {error.strerror}") from None
 
 
-async def watch_policy(sandbox: Sandbox, configuration: Configuration, log: Log) -> None:
-    """Put the policy file in force whenever it changes; an invalid one is reported, and the old policy stays."""
+async def watch_policy(sandbox: Sandbox, configuration: Configuration, log: Log, seen: _State | None) -> None:
+    """Put the policy file in force whenever it changes from *seen*; an invalid one is reported, and the old policy stays."""
     path = configuration.source.path
     if path is None:
         await trio.sleep_forever()
         return
-    seen = _state(path)
     while True:
         await trio.sleep(POLL)
         now = _state(path)
@@ -116,7 +117,9 @@ async def reload_policy(sandbox: Sandbox, configuration: Configuration, log: Log
         log.say(f"policy is now {changed.mode}: {len(changed.cut)} flows cut, {changed.kept} kept", "yellow")
 
 
-def _state(path: os.PathLike[str]) -> tuple[int, int, int] | None:
+def _state(path: os.PathLike[str] | None) -> _State | None:
+    if path is None:
+        return None
     with suppress(OSError):
         status = os.stat(path)  # noqa: PTH116
         return status.st_ino, status.st_size, status.st_mtime_ns
