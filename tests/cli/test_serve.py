@@ -144,3 +144,22 @@ def test_the_secret_is_not_among_the_arguments(tmp_path):
     with open(f"/proc/{server.pid}/cmdline") as arguments:
         assert "canary" not in arguments.read()
     stop(server)
+
+
+def test_the_env_file_is_private_even_if_it_was_there_before(tmp_path):
+    """It holds the listener's password."""
+    path = write(tmp_path / "env", "")
+    path.chmod(0o644)
+    server, _ = started(
+        "--deny-all",
+        "--listen",
+        "127.0.0.1:0",
+        "--listener-auth",
+        "user=env:SBX_PASSWORD",
+        "--env-out",
+        path,
+        env={"SBX_PASSWORD": "canary"},
+    )
+    stop(server)
+    assert "canary" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

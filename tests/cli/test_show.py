@@ -109,3 +109,8 @@ def test_help_needs_no_event_loop_and_no_tls():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for module in ("'trio'", "'OpenSSL'", "'pydantic'", "'h11'"):
         assert module not in done.stdout
+
+
+def test_explain_shows_an_address_as_it_was_written(policy):
+    """A bracketed address must not be taken for markup of the terminal library."""
+    assert "[fe80::1]:443" in sbxproxy("explain", policy, "[fe80::1]:443").stdout

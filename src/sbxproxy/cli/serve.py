@@ -154,6 +154,7 @@ def _variables(variables: dict[str, str | None], *, script: bool) -> str:
 def _write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read: it holds the listener's password."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(descriptor, 0o600)  # it may have been there, with another mode
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
 

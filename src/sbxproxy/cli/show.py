@@ -101,13 +101,16 @@ def _plain(answer: Any) -> dict[str, Any]:
 def _print_explanation(target: str, answer: Any, *, denied: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold red]✗ denied[/] {target}" if denied else f"[bold green]✓ allowed[/] {target}")
+    # Not markup: to rich [fe80::1] is a tag.
+    verdict = Text("✗ denied", "bold red") if denied else Text("✓ allowed", "bold green")
+    console.print(verdict.append(f" {target}", "default not bold"))
     table = Table(show_header=False, box=None, padding=(0, 1))
     for name, value in _plain(answer).items():
         if value not in (None, [], ""):
-            table.add_row(name, "; ".join(value) if isinstance(value, list) else str(value))
+            table.add_row(name, Text("; ".join(value) if isinstance(value, list) else str(value)))
     console.print(table)
 
 
@@ -131,10 +134,11 @@ def lint(file: str, *, as_json: bool) -> None:
     else:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("finding", "where", "what")
         for finding in findings:
-            table.add_row(finding.id, finding.place, finding.message)
+            table.add_row(finding.id, Text(finding.place), Text(finding.message))
         Console(highlight=False).print(table)
     sys.exit(1 if findings else 0)
 
