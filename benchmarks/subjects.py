@@ -62,7 +62,7 @@ def spawn(
     It has a session of its own, so that Ctrl-C reaches only this process, which then ends the others in order.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    with log.open("ab") as errors:
+    with log.open("ab") as errors, _uninterrupted():
         process = subprocess.Popen(
             argv,
             stdin=stdin,
@@ -73,11 +73,28 @@ def spawn(
             start_new_session=True,
             pass_fds=pass_fds,
         )
-    stack.enter_context(stopping(process))
+        stack.enter_context(stopping(process))
     if cpu is not None:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(process.pid, {cpu})
     return process
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C until after the block: between starting a process and noting it, it would leave the process behind.
+
+    The handlers are replaced rather than the signals blocked, because a child inherits what is blocked.
+    """
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda seen, _frame: came.append(seen)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
