@@ -533,7 +533,7 @@ async def test_a_second_head_has_its_own_total(nursery, autojump_clock):
     client = world.client()
     await client.send_all(request())
     await read_until(client, OK)
-    await trio.sleep(50)
+    await trio.sleep(20)
     await client.send_all(b"GET")
     begun = trio.current_time()
     answer = await read_all(client)
