@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sbxproxy.events import Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
+from sbxproxy.policy import Reason
 
 BURST = 20
 """Lines a second at most; a program that is denied ten thousand times a second gets a count instead."""
@@ -66,6 +67,9 @@ class Log:
 
     def _wanted(self, event: Event) -> bool:
         match event:
+            case FlowClosed(reason=Reason.PROXY_AUTH):
+                # git and others ask without a password first, and come again with it once they are challenged (RFC 9110 11.7.1).
+                return self._verbosity > 0
             case FlowClosed():
                 return self._verbosity > 0 or event.decision in {"deny", "error"}
             case RequestDone():
