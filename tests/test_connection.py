@@ -199,6 +199,18 @@ async def test_d9_a_name_is_looked_up_once(target: str) -> None:
         assert box.wires.dialled == [((GOOD_ADDRESS,), 443)]
 
 
+@pytest.mark.parametrize("connected_to", ["10.0.0.1", "127.0.0.1", "169.254.169.254"])
+@pytest.mark.parametrize("policy", [ALLOW_GOOD, "allow-all"])
+async def test_d9_the_address_that_was_connected_is_judged_once_more(connected_to: str, policy: object) -> None:
+    """Whatever a dialer does, no byte goes to an address that would be denied."""
+    async with open_box(policy, NAMES) as box:
+        box.wires.connected_to = connected_to
+        await box.say(GOOD, client_hello(GOOD))
+        assert [(await until_end(upstream))[0] for upstream in box.wires.upstreams] == [b""]
+        assert box.closed[0].decision == "deny"
+        assert box.closed[0].bytes_up == 0
+
+
 @pytest.mark.parametrize("mode", ["domain", "range", "allow-domains"])
 async def test_d8_a_denied_range_beats_what_is_allowed(mode: str) -> None:
     deny = {"deny": ["1.1.0.0/24"]}
@@ -295,6 +307,16 @@ async def test_held_first_bytes_are_bounded_for_all_flows_together() -> None:
         await box.open(EVIL_ADDRESS).send_all(hello)
         await box.settle()
         assert len(box.wires.dialled) == 1
+
+
+async def test_a_relay_under_way_no_longer_counts_against_that_bound() -> None:
+    hello = client_hello(GOOD, padding=1500)
+    async with open_box(ALLOW_GOOD, NAMES, limits=Limits(buffered_bytes_per_sandbox=2000)) as box:
+        for count in range(1, 5):
+            await box.open(EVIL_ADDRESS).send_all(hello)
+            await box.settle()
+            assert len(box.wires.dialled) == count
+        assert len(box.sandbox.flows) == 4
 
 
 async def test_a_relay_carries_both_ways_and_ends_each_way_by_itself() -> None:

@@ -116,6 +116,20 @@ async def test_an_inspected_connection_stays_and_uses_the_new_rules_from_its_nex
     assert [seen.one("authorization") for seen in origin.requests] == ["Bearer value-of-k", "Bearer newer"]
 
 
+async def test_an_update_leaves_no_idle_upstream_connection_behind(tmp_path: Path) -> None:
+    """One that was opened under the old policy would carry requests to an address that the new one may deny."""
+    origin = Origin((NAME,))
+    async with open_firewall(INJECT, origin, directory=tmp_path, secrets=SECRETS) as firewall:
+        stream = await firewall.open()
+        await connect(stream, f"{NAME}:{origin.port}")
+        tls = await handshake(stream, NAME, trust=firewall.sandbox.certificate_pem)
+        for expected in (1, 1, 2):
+            if expected == 2:
+                assert (await firewall.sandbox.update_policy(INJECT)).kept == 1
+            assert (await request(tls, f"{NAME}:{origin.port}"))[0] == 200
+            assert origin.connections == expected
+
+
 async def test_l2_an_update_between_verdict_and_connect_denies() -> None:
     """The policy in force when the connection stands decides, and the upstream gets no byte."""
     async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}) as box:

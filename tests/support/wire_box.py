@@ -29,6 +29,7 @@ class Wires:
     dialled: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
     upstreams: list[trio.StapledStream[Any, Any]] = field(default_factory=list)
     before_dial: Any = None
+    connected_to: str | None = None  # a dialer that breaks its contract
 
     async def resolve(self, name: Hostname) -> tuple[IPAddress, ...]:
         await trio.lowlevel.checkpoint()
@@ -44,7 +45,7 @@ class Wires:
         await trio.lowlevel.checkpoint()
         near, far = trio.testing.memory_stream_pair()
         self.upstreams.append(far)
-        return near, addresses[0]
+        return near, ip_address(self.connected_to) if self.connected_to else addresses[0]
 
 
 @dataclass(eq=False)
