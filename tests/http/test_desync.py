@@ -203,3 +203,71 @@ def test_h18_no_request_and_no_response_ever_mixes_with_another(plans, cut):
     assert statuses == [status for status, _, _ in parser.complete]
     if all(plan.behaviour in {NORMAL, CLOSES, STRAY} for plan in plans):
         assert statuses == [200] * len(plans)
+
+
+@pytest.mark.parametrize("reused", [False, True])
+async def test_a_large_body_at_hand_and_its_echo_do_not_wait_for_each_other(nursery, reused):
+    """An upstream that answers as it reads stops to read when nobody takes its answer."""
+    size = 300_000
+
+    async def echo(stream):
+        if reused:
+            await read_until(stream, HEAD_END)
+            await stream.send_all(OK)
+        head = b""
+        while not head.endswith(HEAD_END):
+            head += await stream.receive_some(1)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        left = size
+        while left:
+            chunk = await stream.receive_some(4096)
+            left -= len(chunk)
+            await stream.send_all(chunk)
+
+    world = World(
+        nursery,
+        echo,
+        pair=lambda: tcp_pair(buffers=4096),
+        client_pair=trio.testing.memory_stream_pair,
+        on_request=lambda sent: replace(sent, body=b"x" * size) if sent.method == "PUT" else sent,
+    )
+    with trio.fail_after(10):
+        client = world.client()
+        if reused:
+            await client.send_all(request())
+            await read_until(client, OK)
+        await client.send_all(request(b"PUT / HTTP/1.1", b"Content-Length: 1", body=b"y"))
+        got = await read_until(client, lambda got: len(got) > size and got.endswith(b"x"))
+        assert got.endswith(b"\r\n\r\n" + b"x" * size)
+        await client.aclose()
+        await world.over.wait()
+    assert len(world.connects) == 1
+    assert world.records[-1].bytes_up == world.records[-1].bytes_down == size
+    await world.pool.aclose_all()
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_a_large_body_at_hand_is_sent_again_if_the_reused_connection_was_dead(nursery, size):
+    bodies = []
+
+    async def upstream(stream):
+        parser = RequestParser()
+        while chunk := await stream.receive_some(65536):
+            parser.feed(chunk)
+            if parser.complete:
+                bodies.append(parser.complete[0].body)
+                await stream.send_all(OK)
+                break
+        await stream.receive_some(1)  # the next request: too late
+
+    world = World(
+        nursery,
+        upstream,
+        pair=tcp_pair,
+        client_pair=trio.testing.memory_stream_pair,
+        on_request=lambda sent: replace(sent, body=b"x" * size),
+    )
+    assert await world.talk(request(b"PUT / HTTP/1.1") * 2) == OK * 2
+    assert bodies == [b"x" * size] * 2
+    assert len(world.connects) == 2
+    await world.pool.aclose_all()

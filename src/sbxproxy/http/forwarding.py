@@ -1,8 +1,8 @@
 """Carries one decided request to its upstream, and the response back.
 
-A request whose body is at hand is sent whole, and the same task goes on to read the response. Otherwise a second
-task sends the body, because the response may come first, or ``100 Continue`` must. Only the first task writes to
-the client. A response that begins before the request is complete ends the client's connection: there is no
+A request whose body is at hand and small is sent whole, and the same task goes on to read the response. Otherwise
+a second task sends the body, because the response may come first, or along with it, or ``100 Continue`` must. Only
+the first task writes to the client. A response that begins before the request is complete ends the client's connection: there is no
 telling whether the rest of the request will still be wanted.
 
 A connection that was used before may be closed by the upstream at the very moment a request is written to it.
@@ -23,7 +23,7 @@ from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError, Upst
 from sbxproxy.http.body import Body
 from sbxproxy.http.fields import end_to_end, outgoing, wants_websocket
 from sbxproxy.http.handler import Denied, Forward, RequestHandler, ask
-from sbxproxy.http.incoming import ClientGone
+from sbxproxy.http.incoming import RECEIVE, ClientGone
 from sbxproxy.http.message import Headers, Response
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.sides import ClientSide, UpstreamSide
@@ -186,7 +186,7 @@ class Forwarding:
     async def _attempt(self, upstream: UpstreamSide, fields: list[tuple[bytes, bytes]], at_hand: bytes) -> None:
         request = self._job.forward.request
         head = upstream.head(request.method, request.target, fields)
-        if self._job.content is not None:
+        if self._job.content is not None and len(at_hand) <= RECEIVE:
             await upstream.send(head + upstream.data(at_hand) + upstream.end())
             self._tally.bytes_up = len(at_hand)
             await self._download(upstream)
@@ -208,17 +208,16 @@ class Forwarding:
 
     async def _upload(self, upstream: UpstreamSide, head: bytes, piece: bytes, scope: trio.CancelScope) -> None:
         """Send the request's body as it comes; ends early if the upstream has stopped to listen."""
-        body = self._job.body
-        framed = head + upstream.data(piece)
+        body, framed = self._job.body, head + upstream.data(piece)
         try:
             while True:
-                if body.complete:
+                if last := body.complete or self._job.content is not None:
                     framed += upstream.end()
                 await upstream.send(framed)
                 if upstream.deaf:
                     return
                 self._tally.bytes_up += len(piece)
-                if body.complete:
+                if last:
                     return
                 piece = await body.read()
                 framed = upstream.data(piece)
