@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,32 @@ async def test_a_handler_gets_both_ends_and_the_first_bytes_again() -> None:
 async def test_a_handler_that_is_not_there_is_a_denial() -> None:
     pipeline = Pipeline(policies=[HandleAll("absent")], handlers={"echo": Echo()})
     async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=pipeline) as box:
+        assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
+        assert box.closed[0].reason == "stage-failed"
+        assert box.wires.dialled == []
+
+
+class Elsewhere(HandleAll):
+    """Tries to open what the policy did not."""
+
+    async def decide(self, flow: Flow) -> Any:
+        handled = await super().decide(flow)
+        return replace(handled, dial=replace(handled.dial, addresses=(ip_address("10.0.0.1"),)))
+
+
+async def test_a_stage_cannot_send_a_flow_elsewhere() -> None:
+    pipeline = Pipeline(policies=[Elsewhere()], handlers={"echo": Echo()})
+    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=pipeline) as box:
+        assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
+        assert box.closed[0].reason == "stage-failed"
+        assert box.wires.dialled == []
+
+
+async def test_a_stage_cannot_take_a_flow_away_from_its_rules() -> None:
+    """A handler would carry it without inspection."""
+    policy = {"allow": {NAME: [{"transform": [{"headers": {"x": "y"}}]}]}}
+    pipeline = Pipeline(policies=[HandleAll()], handlers={"echo": Echo()})
+    async with open_box(policy, {NAME: "1.1.0.1"}, pipeline=pipeline) as box:
         assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
         assert box.closed[0].reason == "stage-failed"
         assert box.wires.dialled == []

@@ -245,6 +245,16 @@ async def test_a_request_in_origin_form_is_told_that_this_is_a_proxy(tmp_path: P
         assert b"proxy" in body
 
 
+@pytest.mark.parametrize("url", ["https://127.0.0.1:PORT/", "ftp://127.0.0.1:PORT/", "http:///", "http://user@127.0.0.1:PORT/"])
+async def test_only_plain_http_is_forwarded_by_an_absolute_target(url: str, tmp_path: Path) -> None:
+    """An https target would have the proxy speak TLS for a client that asked for none."""
+    origin = _origin()
+    async with open_firewall({"subnets": {"allow": ["127.0.0.0/8"]}}, origin, directory=tmp_path) as firewall:
+        target = url.replace("PORT", str(origin.port))
+        assert (await request(await firewall.open(), f"127.0.0.1:{origin.port}", target))[0] == 400
+    assert origin.connections == 0
+
+
 # -- SOCKS5
 
 
