@@ -9,9 +9,12 @@ from __future__ import annotations
 __all__ = ["CallableSource", "CommandSource", "EnvironmentSource", "FileSource", "Secret", "SecretSource", "Secrets"]
 
 import hmac
+import inspect
 import os
 import re
+import stat
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,14 @@ MAX_SECRET = 16 * 1024
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}\Z")
 """What a policy can write between ``${secret:`` and ``}``."""
+
+
+_CLOCK_TICK = 1_000_000_000
+"""Nanoseconds within which two writes may carry the same modification time: 10 ms on Linux, 1 s on old file systems."""
+
+
+_Version = tuple[int, int, int]
+"""Inode, size in bytes, and modification time in nanoseconds."""
 
 
 class Secret:
@@ -56,7 +67,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        # "surrogatepass": an encoding error would carry the value.
+        return hmac.compare_digest(self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass"))
 
     __hash__ = None  # type: ignore[assignment]  # a hash of a low-entropy value tells the value
 
@@ -83,20 +95,31 @@ class SecretSource(Protocol):
         ...
 
 
-def checked(name: str, value: str) -> Secret:
-    """Return *value* as a secret fit for a header: non-empty printable ASCII, without one trailing line end.
+def checked(name: str, secret: Secret) -> Secret:
+    """Return *secret* made fit for a header: non-empty printable ASCII, without one trailing line end.
+
+    It takes a ``Secret`` so that a report that shows the local variables of each frame shows none either.
 
     Raises:
         SecretError: it is empty, too long or has characters that could end a header; the value isn't shown.
     """
-    value = value.removesuffix("\n").removesuffix("\r")
+    if secret.reveal().endswith(("\n", "\r")):
+        secret = Secret(secret.reveal().removesuffix("\n").removesuffix("\r"))
+    fault = _fault(secret)
+    if fault:
+        raise SecretError(f"secret {name!r} {fault}")
+    return secret
+
+
+def _fault(secret: Secret) -> str:
+    value = secret.reveal()
     if not value:
-        raise SecretError(f"secret {name!r} is empty")
+        return "is empty"
     if len(value) > MAX_SECRET:
-        raise SecretError(f"secret {name!r} is longer than {MAX_SECRET} bytes")
-    if any(not " " <= character <= "~" for character in value):
-        raise SecretError(f"secret {name!r} has a control or non-ASCII character, which no header may hold")
-    return Secret(value)
+        return f"is longer than {MAX_SECRET} bytes"
+    if not (value.isascii() and value.isprintable()):
+        return "has a control or non-ASCII character, which no header may hold"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,48 +140,52 @@ class EnvironmentSource:
         Raises:
             SecretError: it isn't set, or unfit for a header.
         """
-        value = self.environ.get(self.variable)
-        if value is None:
+        if self.variable not in self.environ:
             raise SecretError(f"secret {name!r}: environment variable {self.variable} is not set")
-        return checked(name, value)
+        return checked(name, Secret(self.environ[self.variable]))
 
 
 @dataclass(slots=True)
 class FileSource:
     """A file, read again when it changes: rotation needs no restart.
 
-    A change is told by inode, size and modification time, so that an atomic rename as well as a rewrite is seen.
+    A change is told by inode, size and modification time, so that an atomic rename as well as a rewrite is seen. What was
+    read within a second of being written is read again next time: two writes in one tick of the file system's clock look alike.
     """
 
     path: Path
-    _seen: tuple[int, int, int] | None = field(default=None, init=False, repr=False)
-    _value: Secret | None = field(default=None, init=False, repr=False)
+    _kept: tuple[_Version, Secret] | None = field(default=None, init=False, repr=False)
 
     async def get(self, name: str) -> Secret:
         """Return the file's content without its last line end.
 
         Raises:
-            SecretError: it can't be read, isn't UTF-8, or is unfit for a header.
+            SecretError: it can't be read, isn't a regular file, or is unfit for a header.
         """
         try:
-            status = await trio.to_thread.run_sync(os.stat, self.path)
-            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if self._value is None or seen != self._seen:
-                if status.st_size > MAX_SECRET + 2:
-                    raise SecretError(f"secret {name!r}: {self.path} is longer than {MAX_SECRET} bytes")
-                text = (await trio.Path(self.path).read_bytes()).decode("ascii")
-                self._value = checked(name, text)
-                self._seen = seen
+            # A hung network file system holds the thread, not the request.
+            version, content, settled = await trio.to_thread.run_sync(self._read, self._kept, abandon_on_cancel=True)
+            value = checked(name, content)
         except OSError as error:
-            self._value = None
+            self._kept = None
             raise SecretError(f"secret {name!r}: can't read {self.path}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            self._value = None
-            raise SecretError(f"secret {name!r}: {self.path} holds bytes that are not ASCII") from None
         except SecretError:
-            self._value = None
+            self._kept = None
             raise
-        return self._value
+        self._kept = (version, value) if settled else None
+        return value
+
+    def _read(self, kept: tuple[_Version, Secret] | None) -> tuple[_Version, Secret, bool]:
+        """Return the file's version, its content, and whether a later write must show in the version; runs in a thread."""
+        status = Path(self.path).stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a terminal may never end
+            raise OSError(0, "it is not a regular file")
+        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if kept is not None and kept[0] == version:
+            return *kept, True
+        with Path(self.path).open("rb") as file:
+            content = Secret(file.read(MAX_SECRET + 3).decode("latin-1"))  # what isn't ASCII is found later
+        return version, content, time.time_ns() - status.st_mtime_ns > _CLOCK_TICK
 
 
 @dataclass(slots=True)
@@ -192,19 +219,20 @@ class CommandSource:
     async def _run(self, name: str) -> Secret:
         try:
             with trio.fail_after(self.timeout):
-                done = await trio.run_process(
-                    list(self.argv), stdin=b"", capture_stdout=True, stderr=subprocess.DEVNULL, check=False
-                )
+                status, printed = await self._output()
         except trio.TooSlowError:
             raise SecretError(f"secret {name!r}: its command took longer than {self.timeout:g} s") from None
         except OSError as error:
             raise SecretError(f"secret {name!r}: its command can't be started: {error.strerror}") from None
-        if done.returncode != 0:
-            raise SecretError(f"secret {name!r}: its command ended with {done.returncode}")
-        try:
-            return checked(name, done.stdout.decode("ascii"))
-        except UnicodeDecodeError:
-            raise SecretError(f"secret {name!r}: its command printed bytes that are not ASCII") from None
+        if status != 0:
+            raise SecretError(f"secret {name!r}: its command ended with {status}")
+        return checked(name, printed)
+
+    async def _output(self) -> tuple[int, Secret]:
+        done = await trio.run_process(
+            list(self.argv), stdin=subprocess.DEVNULL, capture_stdout=True, stderr=subprocess.DEVNULL, check=False
+        )
+        return done.returncode, Secret(done.stdout.decode("latin-1"))  # what isn't ASCII is found later
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +247,7 @@ class CallableSource:
         Raises:
             SecretError: the value is unfit for a header.
         """
-        value = await self.function(name)
-        return checked(name, value.reveal() if isinstance(value, Secret) else value)
+        return checked(name, _wrapped(await self.function(name)))
 
 
 class Secrets:
@@ -238,13 +265,18 @@ class Secrets:
         self._sources: dict[str, SecretSource] = {}
         for name, source in (sources or {}).items():
             if not NAME.match(name):
-                raise ConfigurationError(f"secret name {name!r}: use letters, digits, '_', '.', '/', '-'; start with a letter or digit")
+                raise ConfigurationError(
+                    f"secret name {name!r}: use letters, digits, '_', '.', '/', '-'; start with a letter or digit"
+                )
             if isinstance(source, str | Secret):
-                self._sources[name] = _Constant(checked(name, source.reveal() if isinstance(source, Secret) else source))
-            elif isinstance(source, SecretSource):
+                self._sources[name] = _Constant(checked(name, _wrapped(source)))
+            elif inspect.iscoroutinefunction(getattr(source, "get", None)) and not isinstance(source, type):
                 self._sources[name] = source
-            else:
-                raise ConfigurationError(f"secret {name!r}: a source needs an async method get(name), {type(source).__name__} has none")
+            else:  # a dict has a get as well, but not an async one
+                kind = source.__name__ if isinstance(source, type) else type(source).__name__
+                raise ConfigurationError(
+                    f"secret {name!r}: a source is an object with `async def get(self, name)`, {kind} is none"
+                )
 
     def __repr__(self) -> str:
         return f"<Secrets {', '.join(sorted(self._sources)) or 'none'}>"
@@ -267,8 +299,7 @@ class Secrets:
         if source is None:
             raise SecretError(f"no secret is named {name!r}")
         try:
-            value = await source.get(name)
-            return checked(name, value.reveal())
+            return checked(name, await source.get(name))
         except SecretError:
             raise
         except Exception as error:  # noqa: BLE001  # a source's own exception may quote the value
@@ -281,3 +312,7 @@ class _Constant:
 
     async def get(self, name: str) -> Secret:  # noqa: ARG002
         return self.value
+
+
+def _wrapped(value: Secret | str) -> Secret:
+    return value if isinstance(value, Secret) else Secret(value)
