@@ -8,10 +8,12 @@ from __future__ import annotations
 __all__ = ["Limits", "Settings"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from sbxproxy.address import IPAddress, IPNetwork
+from sbxproxy.errors import ConfigurationError
 from sbxproxy.hostname import Hostname
 
 
@@ -79,12 +81,16 @@ class Limits:
         """Refuse bounds that bound nothing.
 
         Raises:
-            ValueError: a bound is not positive.
+            ConfigurationError: a bound is not a positive number of its kind; only ``flows`` and ``idle`` may be ``None``.
         """
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"Limits.{name} must be positive, not {value!r}")
+        for bound in fields(self):
+            value = getattr(self, bound.name)
+            kind = str(bound.type)
+            if value is None and "None" in kind:
+                continue
+            number = isinstance(value, int) or (isinstance(value, float) and kind.startswith("float"))
+            if isinstance(value, bool) or not number or not value > 0:
+                raise ConfigurationError(f"Limits.{bound.name} must be a positive {kind}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,3 +112,18 @@ class Settings:
     upstream_roots: Path | None = None
     extra_upstream_roots: Sequence[Path] = ()
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Take the networks as they are now, and refuse what is none: a text would fail only when a connection is judged.
+
+        Raises:
+            ConfigurationError: a network is something else.
+        """
+        for name in ("private_networks", "never"):
+            networks = tuple(getattr(self, name))
+            for network in networks:
+                if not isinstance(network, IPv4Network | IPv6Network):
+                    raise ConfigurationError(
+                        f"Settings.{name} takes networks (see sbxproxy.address.parse_network), not {network!r}"
+                    )
+            object.__setattr__(self, name, networks)
