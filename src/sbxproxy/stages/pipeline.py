@@ -1,12 +1,14 @@
 """Which parts fill the slots, checked when it is put together, and the one way a part is called.
 
-A part that raises or takes too long has failed, and a failed part denies: that is why no part is called but through ``run_stage``.
+A part that raises or takes too long has failed, and a failed part denies: that is why no part is called but through
+``run_stage``.
 """
 
 from __future__ import annotations
 
 __all__ = ["Pipeline", "run_stage"]
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
@@ -21,6 +23,7 @@ from sbxproxy.stages.slots import (
     Terminator,
     TransformFactory,
     check_handler,
+    check_observer,
     check_policy,
     check_sniffer,
     check_terminator,
@@ -56,7 +59,11 @@ class Pipeline:
     observers: Sequence[Observer] = ()
 
     def __post_init__(self) -> None:
-        """Check every part."""
+        """Check every part, of copies: a list that its author still holds must not change the pipeline later."""
+        for slot in ("sniffers", "policies", "observers"):
+            object.__setattr__(self, slot, tuple(getattr(self, slot)))
+        for slot in ("transforms", "handlers"):
+            object.__setattr__(self, slot, dict(getattr(self, slot)))
         for sniffer in self.sniffers:
             check_sniffer(sniffer)
         for policy in self.policies:
@@ -66,18 +73,15 @@ class Pipeline:
         for name, factory in self.transforms.items():
             if isinstance(factory, type):
                 check_transform(factory)
-            elif not callable(factory):
+            elif inspect.iscoroutinefunction(factory) or not callable(factory):
                 raise TypeError(f"transform {name!r} must be a class, or a function that returns a transform")
         for handler in self.handlers.values():
             check_handler(handler)
         for observer in self.observers:
-            if not callable(observer):
-                raise TypeError(f"observer {observer!r} must be a plain function: (event) -> None")
+            check_observer(observer)
 
 
-async def run_stage(
-    label: str, limit: float, function: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs
-) -> _T:
+async def run_stage(label: str, limit: float, function: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Call a part, for at most *limit* seconds.
 
     Raises:
@@ -86,11 +90,10 @@ async def run_stage(
         SbxproxyError: errors of this package's own kinds pass: parts raise them on purpose.
     """
     try:
-        with trio.fail_after(limit):
+        with trio.move_on_after(limit):
             return await function(*args, **kwargs)
     except SbxproxyError:
         raise
-    except trio.TooSlowError:
-        raise StageError(f"{label} took longer than {limit:g} s") from None
-    except Exception as error:
-        raise StageError(f"{label} failed with {type(error).__name__}") from error
+    except Exception as error:  # noqa: BLE001  # and no cause: whoever logs the traceback would log its text
+        raise StageError(f"{label} failed with {type(error).__name__}") from None
+    raise StageError(f"{label} took longer than {limit:g} s")

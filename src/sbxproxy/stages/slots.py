@@ -1,8 +1,8 @@
 """The slots of the pipeline: what a plugin implements, one small Protocol each.
 
 Slots, not a priority list: policy comes before a terminator and a terminator before transforms because there is no other way to
-write it down. Whatever a part raises, and whatever takes longer than ``Limits.stage``, is a denial of that one flow or request; its
-text goes to observers, never to the client.
+write it down. Whatever a part raises, and whatever takes longer than ``Limits.stage``, is a denial of that one flow or
+request; observers are told which part and which class of exception, and the client only that something failed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ __all__ = [
     "Transform",
     "TransformFactory",
     "check_handler",
+    "check_observer",
     "check_policy",
     "check_sniffer",
     "check_terminator",
@@ -35,8 +36,9 @@ from sbxproxy.policy.decision import Decision, Deny
 class PolicyStage(Protocol):
     """Narrows what the sandbox's own policy allowed; it is never asked about a flow that the policy denies.
 
-    ``flow.decision`` holds the policy's decision. Return it unchanged to agree, or a ``Deny``, or a ``Handle`` that names a registered
-    handler and keeps ``flow.decision.dial``. Anything else counts as a failed stage: a plugin can't open what the policy closed.
+    ``flow.decision`` holds the policy's decision. Return it unchanged to agree, or a ``Deny``, or a ``Handle`` that names a
+    registered handler and keeps ``flow.decision.dial``. Anything else counts as a failed stage: a plugin can't open what the
+    policy closed.
     It is asked again, with the same facts, when the sandbox's policy changes.
     """
 
@@ -49,8 +51,8 @@ class Terminator(Protocol):
     """Makes plain text out of both ends of an inspected flow.
 
     Both methods take ownership of the stream they are given and close it when they raise. ``connect`` is called first and has
-    verified the upstream when it returns; only then is ``accept`` called, so that a client never completes a handshake on behalf of
-    an upstream that isn't who it says.
+    verified the upstream when it returns; only then is ``accept`` called, so that a client never completes a handshake on
+    behalf of an upstream that isn't who it says.
     """
 
     async def accept(self, flow: Flow, client: Stream) -> Stream:
@@ -65,9 +67,9 @@ class Terminator(Protocol):
 class Transform(Protocol):
     """Changes a request on its way out, or answers it.
 
-    When it runs, ``host`` is the verified server name, hop-by-hop fields are gone and framing is the core's business. Two optional
-    members: ``body_limit: int`` (most bytes of the body it wants to see in ``request.body``; longer ones are refused with
-    413; without it bodies are streamed and ``request.body`` is ``None``), and
+    When it runs, ``host`` is the verified server name, hop-by-hop fields are gone and framing is the core's business. Two
+    optional members: ``body_limit: int``, an attribute of the class or factory (most bytes of the body it wants to see in
+    ``request.body``; longer ones are refused with 413; without it bodies are streamed and ``request.body`` is ``None``), and
     ``async on_response(flow, request, response) -> Response``.
     """
 
@@ -96,24 +98,30 @@ def check_sniffer(part: Any) -> None:
     Raises:
         TypeError: it isn't; the message names the part and what it needs.
     """
-    if not callable(part) or inspect.iscoroutinefunction(part):
-        raise TypeError(f"sniffer {part!r} must be a plain function: (data: bytes) -> Sniffed | Hint")
-    _check_arity(part, 1, f"sniffer {part!r} must take exactly (data)")
+    _check_plain(part, f"sniffer {part!r} must be a plain function: (data: bytes) -> Sniffed | Hint")
+
+
+def check_observer(part: Any) -> None:
+    """Check that *part* is a plain callable of one argument; raises ``TypeError`` if not."""
+    _check_plain(part, f"observer {part!r} must be a plain function: (event) -> None")
 
 
 def check_policy(part: Any) -> None:
     """Check that *part* has ``async decide(flow)``; raises ``TypeError`` if not."""
+    _check_instance(part, "policy stage")
     _check_method(part, "decide", 1, "policy stage")
 
 
 def check_terminator(part: Any) -> None:
-    """Check that *part* has ``async accept(flow, client)`` and ``async connect(flow, upstream, name)``; raises ``TypeError`` if not."""
+    """Check that *part* has ``async accept(flow, client)`` and ``async connect(flow, upstream, name)``; ``TypeError`` if not."""
+    _check_instance(part, "terminator")
     _check_method(part, "accept", 2, "terminator")
     _check_method(part, "connect", 3, "terminator")
 
 
 def check_handler(part: Any) -> None:
     """Check that *part* has ``async handle(flow, client, upstream)``; raises ``TypeError`` if not."""
+    _check_instance(part, "handler")
     _check_method(part, "handle", 3, "handler")
 
 
@@ -136,19 +144,32 @@ def check_transform(part: Any) -> None:
         raise TypeError(f"transform {_name(part)}: body_limit must be a number of bytes, 0 or more")
 
 
+def _check_plain(part: Any, message: str) -> None:
+    if not callable(part) or inspect.isclass(part):
+        raise TypeError(message)
+    if inspect.iscoroutinefunction(part) or inspect.iscoroutinefunction(type(part).__call__):
+        raise TypeError(message)
+    _check_arity(part, 1, message)
+
+
 def _check_method(part: Any, method: str, arity: int, slot: str) -> None:
     function = getattr(part, method, None)
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{slot} {_name(part)} needs `async def {method}` with {arity} arguments; it has {_methods(part)}")
+    bound = not inspect.isclass(part) or isinstance(inspect.getattr_static(part, method), staticmethod | classmethod)
+    message = f"{slot} {_name(part)}: {method} must take exactly {arity} positional arguments"
+    _check_arity(function, arity if bound else arity + 1, message)
+
+
+def _check_instance(part: Any, slot: str) -> None:
     if inspect.isclass(part):
-        arity += 1  # self
-    _check_arity(function, arity, f"{slot} {_name(part)}: {method} must take exactly {arity} positional arguments")
+        raise TypeError(f"{slot} {_name(part)} is a class: put an instance of it")
 
 
 def _check_arity(function: Any, arity: int, message: str) -> None:
     try:
         inspect.signature(function).bind(*range(arity))
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: a function in C that doesn't tell
         raise TypeError(message) from None
 
 
