@@ -48,7 +48,7 @@ class Transforms:
         self._made.clear()
 
     def body_limit(self, step: actions.UsePlugin) -> int:
-        """Return how much of a body the plugin wants to see, by its class, without making one."""
+        """Return how much of a body the plugin wants to see, by its class or factory, without making one."""
         factory = self._factories.get(step.name)
         if dataclasses.is_dataclass(factory):
             for member in dataclasses.fields(factory):
@@ -75,8 +75,11 @@ class Transforms:
         try:
             transform = factory(**options)
             check_transform(transform)
+            wanted = getattr(transform, "body_limit", 0)
         except Exception as error:  # noqa: BLE001  # a factory's error may quote its options
             raise StageError(f"transform {step.name!r} can't be made from its config: {type(error).__name__}") from None
+        if wanted > self.body_limit(step):  # it would be shown no body, and might take that for an empty one
+            raise StageError(f"transform {step.name!r} wants a body, and its class or factory has no such body_limit")
         self._made[id(step)] = (step, secrets, transform)
         return transform
 
@@ -106,26 +109,28 @@ class Inspector:
     report: Callable[[Record, int | None], None]
     problem: Callable[[str, str], None]
     limits: Limits
+    _rules: RuleSet | None = field(default=None, init=False)
     _rule: Rule | None = field(default=None, init=False)
+    _used: list[tuple[str, Transform]] = field(default_factory=list, init=False)
 
     def body_limit(self, request: Request) -> int:
         """Choose the rule, and say how much of the body its plugins want to see."""
         self._rule = None
-        rules = self.rules()
+        self._used.clear()
+        self._rules = rules = self.rules()
         if rules is None:
             return 0
         if rules.matches_path and is_ambiguous_path(request.target):
-            raise Denied(Reason.AMBIGUOUS_PATH, "this path may mean different things to different servers", status=400)
+            raise _ambiguous()
         self._rule = rules.select(method=request.method, target=request.target, headers=request.headers.fields)
         if self._rule is None or not isinstance(self._rule.action, actions.Transform):
             return 0
         wanted = [self.transforms.body_limit(step) for step in self._rule.action.steps if isinstance(step, actions.UsePlugin)]
-        return min(max(wanted, default=0), self.limits.transform_body)
+        return min(max(0, *wanted), self.limits.transform_body) if wanted else 0
 
     async def on_request(self, request: Request) -> Forward | Response | Denied:
-        """Apply the rule."""
-        rules = self.rules()
-        if rules is not None and rules.matches_method:
+        """Apply the rule that ``body_limit`` chose."""
+        if self._rules is not None and self._rules.matches_method:
             request = request.without_header(*_METHOD_OVERRIDES)
         rule = self._rule
         if rule is None:
@@ -142,6 +147,8 @@ class Inspector:
                 assert_never(unknown)
 
     def _forwarded(self, request: Request, forward: actions.Forward) -> Forward:
+        if forward.path and (is_ambiguous_path(request.target) or not request.target.startswith("/")):
+            raise _ambiguous()  # /../x would leave the path that the rule confines it to
         sent = (
             replace(request, target=forward.path + request.target)
             .with_header("vercel-forwarded-host", self.origin.host)
@@ -175,6 +182,7 @@ class Inspector:
                 return request
             case actions.UsePlugin():
                 plugin = await run_stage(f"transform {step.name!r}", self.limits.stage, self.transforms.get, step)
+                self._used.append((step.name, plugin))
                 changed = await run_stage(f"transform {step.name!r}", self.limits.stage, plugin.on_request, self.flow, request)
                 match changed:
                     case Request() | Response():
@@ -190,23 +198,23 @@ class Inspector:
         return await run_stage(f"secret {name!r}", self.limits.stage, self.secrets.get, name)
 
     async def on_response(self, request: Request, response: Response) -> Response:
-        """Let the rule's plugins see the response, in reverse order."""
-        if self._rule is None or not isinstance(self._rule.action, actions.Transform):
-            return response
-        for step in reversed(self._rule.action.steps):
-            if isinstance(step, actions.UsePlugin):
-                plugin = await self.transforms.get(step)
-                hook = getattr(plugin, "on_response", None)
-                if hook is not None:
-                    label = f"transform {step.name!r}"
-                    try:
-                        response = await run_stage(label, self.limits.stage, hook, self.flow, request, response)
-                        if not isinstance(response, Response):
-                            raise StageError(f"{label} returned {type(response).__name__}")
-                    except StageError as error:
-                        self.problem(Reason.STAGE_FAILED, str(error))
-                        raise Denied(Reason.STAGE_FAILED, "a transform of this rule failed", status=502) from None
+        """Let the plugins that saw the request see the response, the last first."""
+        try:
+            for name, plugin in reversed(self._used):
+                response = await self._answered(name, plugin, request, response)
+        except StageError as error:
+            self.problem(Reason.STAGE_FAILED, str(error))
+            raise Denied(Reason.STAGE_FAILED, "a transform of this rule failed", status=502) from None
         return response
+
+    async def _answered(self, name: str, plugin: Transform, request: Request, response: Response) -> Response:
+        hook = getattr(plugin, "on_response", None)
+        if hook is None:
+            return response
+        changed = await run_stage(f"transform {name!r}", self.limits.stage, hook, self.flow, request, response)
+        if not isinstance(changed, Response):
+            raise StageError(f"transform {name!r} returned {type(changed).__name__}")
+        return changed
 
     async def connect(self, forward: Forward) -> Stream:
         """Open a verified connection for *forward*."""
@@ -217,4 +225,10 @@ class Inspector:
         self.flow.requests += 1
         self.flow.bytes_up += record.bytes_up
         self.flow.bytes_down += record.bytes_down
-        self.report(record, None if self._rule is None else self._rule.index)
+        rule, self._rule = self._rule, None  # the next head may be too broken for any rule
+        self._used.clear()  # they hold secrets
+        self.report(record, None if rule is None else rule.index)
+
+
+def _ambiguous() -> Denied:
+    return Denied(Reason.AMBIGUOUS_PATH, "this path may mean different things to different servers", status=400)
