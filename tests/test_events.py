@@ -1,0 +1,200 @@
+"""Events as lines: one event is one line whatever is in it, and no stream can hold up the program that logs to it."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sbxproxy.events import FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone, as_dict
+
+HANG = 20.0
+
+
+def problem(detail="", **fields) -> Problem:
+    return Problem(sandbox="s", flow=1, reason="r", detail=detail, **fields)
+
+
+ALL = [
+    (
+        FlowOpened(sandbox="s", flow=1, target="a:443", server_name="a", decision="relay", reason="r", rule=None, address=None),
+        "flow-opened",
+    ),
+    (
+        FlowClosed(
+            sandbox="s",
+            flow=1,
+            front="connect",
+            target="a:443",
+            wire="tls",
+            server_name="a",
+            decision="relay",
+            reason="r",
+            rule=None,
+            address=None,
+            bytes_up=1,
+            bytes_down=2,
+            requests=0,
+            duration=0.5,
+            ended="eof",
+        ),
+        "flow-closed",
+    ),
+    (
+        RequestDone(
+            sandbox="s",
+            flow=1,
+            method="GET",
+            host="a",
+            path="/",
+            rule=0,
+            reason=None,
+            status=200,
+            bytes_up=0,
+            bytes_down=1,
+            duration=0.1,
+        ),
+        "request",
+    ),
+    (PolicyChanged(sandbox="s", mode="allow-all", cut=(1, 2), kept=3), "policy-changed"),
+    (problem(), "problem"),
+]
+
+
+def lines(*events) -> list[str]:
+    stream = io.StringIO(newline="")
+    log = JsonLines(stream)
+    for event in events:
+        log(event)
+    assert log.close(HANG)
+    assert (log.lost, log.error) == (0, None)
+    return stream.getvalue().split("\n")
+
+
+@pytest.mark.parametrize(("event", "kind"), ALL)
+def test_every_event_is_one_line_with_its_kind_and_all_its_fields(event, kind):
+    line, end = lines(event)
+    assert end == ""
+    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    assert json.loads(line) == json.loads(json.dumps({"event": kind, **fields}))
+    assert as_dict(event)["event"] == kind
+
+
+def test_events_are_stamped_and_frozen():
+    before = time.time()
+    event = problem()
+    assert before <= event.time <= time.time()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.detail = "x"
+
+
+HOSTILE = '\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\x1b[31m\x00\x7f\ud800"}\\'
+
+
+@pytest.mark.parametrize(("event", "kind"), ALL)
+def test_x14_control_and_escape_bytes_in_any_text_stay_in_one_printable_line(event, kind):
+    """A name with a line break must not forge a second event, nor one with an escape sequence paint the reader's terminal."""
+    texts = {field.name: HOSTILE for field in dataclasses.fields(event) if isinstance(getattr(event, field.name), str)}
+    assert texts
+    line, end = lines(dataclasses.replace(event, **texts))
+    assert end == ""
+    assert line.splitlines() == [line]
+    assert all(" " <= character < "\x7f" for character in line)
+    assert json.loads(line)["sandbox"] == HOSTILE
+
+
+@given(st.text(st.characters(), max_size=50))
+def test_x14_any_text_stays_in_one_line_and_comes_back(text):
+    line = json.dumps(as_dict(problem(text)))
+    assert line.isprintable()
+    assert line.isascii()
+    (written, _) = lines(problem(text))
+    assert json.loads(written)["detail"] == text
+
+
+def test_events_keep_their_order():
+    written = lines(*(problem(str(number)) for number in range(1000)))
+    assert [json.loads(line)["detail"] for line in written if line] == [str(number) for number in range(1000)]
+
+
+def test_no_thread_is_started_before_the_first_event():
+    before = threading.active_count()
+    log = JsonLines(io.StringIO())
+    assert threading.active_count() == before
+    assert log.close()
+
+
+def test_x14_a_full_pipe_holds_nobody_and_what_finds_the_queue_full_is_counted():
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    log = JsonLines(stream, queue=10)
+    started = time.monotonic()
+    for _ in range(100):
+        log(problem("x" * 10_000))  # a pipe holds 64 KiB
+    assert log.lost > 50
+    assert log.close(0.05) is False
+    assert time.monotonic() - started < HANG
+    dropped = log.lost
+    received = b""
+    while received.count(b"\n") + dropped < 100:
+        received += os.read(reader, 65536)
+    assert received.count(b"\n") + dropped == 100
+    log._thread.join(HANG)
+    assert not log._thread.is_alive()
+    stream.close()
+    os.close(reader)
+    for line in received.splitlines():
+        json.loads(line)
+
+
+class Failing(io.StringIO):
+    def __init__(self, error):
+        super().__init__()
+        self.broken = error
+
+    def write(self, text):
+        if self.broken:
+            raise self.broken
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")])
+def test_a_failing_write_is_kept_and_counted_and_writing_goes_on_when_it_can(error):
+    stream = Failing(error)
+    log = JsonLines(stream)
+    log(problem("first"))
+    deadline = time.monotonic() + HANG
+    while log.lost == 0 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    stream.broken = None
+    log(problem("second"))
+    assert log.close(HANG)
+    assert (log.lost, log.error) == (1, error)
+    assert json.loads(stream.getvalue())["detail"] == "second"
+
+
+def test_what_comes_after_close_is_lost_and_counted():
+    stream = io.StringIO()
+    log = JsonLines(stream)
+    log(problem("first"))
+    assert log.close(HANG)
+    log(problem("second"))
+    assert log.lost == 1
+    assert stream.getvalue().count("\n") == 1
+    assert log.close(HANG)
+
+
+def test_the_end_of_the_process_writes_what_waits():
+    code = (
+        "import sys; from sbxproxy.events import *; log = JsonLines(sys.stdout)\n"
+        "for n in range(500): log(Problem(sandbox='s', flow=None, reason='r', detail=str(n)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert len(done.stdout.splitlines()) == 500
