@@ -226,8 +226,18 @@ class _Story:
         flow, context = self.flow, self._context
         async with self._dialled(decision.dial) as upstream:
             await self._accept()
-            if decision.provisional and await self._first_words(upstream):
-                return True
+            if decision.provisional or self._context.sniffers:
+                if await self._first_words(upstream):
+                    return True
+                match flow.decision:
+                    case Deny() as denied:
+                        await self._refuse(denied)
+                        return False
+                    case Handle() as handle:
+                        await self._hand_over(handle, upstream)
+                        return False
+                    case _:
+                        pass
             self._release()
             flow.ended = await relay(self.client, upstream, idle=context.limits.idle, linger=context.limits.linger, count=flow)
         return False
@@ -245,6 +255,8 @@ class _Story:
         if isinstance(verdict, Relay) and flow.address in verdict.dial.addresses:
             flow.facts = replace(facts, addresses=flow.facts.addresses)
             flow.decision = verdict
+            if context.policies:
+                await narrow(context, flow)
             return False
         flow.facts, flow.address, flow.decision = facts, None, None
         return True
@@ -329,7 +341,7 @@ class _Story:
             )
             self._release()
             ended = await serve_http(
-                self.client, inspector, origin=origin, pool=Pool(context.limits), limits=context.limits, proxying=True
+                self.client, inspector, origin=origin, limits=context.limits, proxying=True
             )
         flow.ended = ended.reason
         if ended.reason == "elsewhere":
@@ -337,14 +349,15 @@ class _Story:
 
     async def _handle(self, decision: Handle) -> None:
         """Give both ends to a third party's handler."""
-        flow = self.flow
-        handler = self._context.handlers.get(decision.name)
-        if handler is None:
-            raise StageError(f"no handler is named {decision.name!r}")
         async with self._dialled(decision.dial) as upstream:
             await self._accept()
-            self._release()
-            await run_stage(f"handler {decision.name!r}", float("inf"), handler.handle, flow, self.client, upstream)
+            await self._hand_over(decision, upstream)
+
+    async def _hand_over(self, decision: Handle, upstream: PeekedStream) -> None:
+        flow = self.flow
+        handler = self._context.handlers[decision.name]  # checked when the stage named it
+        self._release()
+        await run_stage(f"handler {decision.name!r}", float("inf"), handler.handle, flow, self.client, upstream)
         flow.ended = "eof"
 
     # -- parts of it

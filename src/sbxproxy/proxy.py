@@ -173,6 +173,7 @@ class Proxy:
             context=context,
             authority=authority,
             roots=self.settings.upstream_roots,
+            extra_roots=self.settings.extra_upstream_roots,
             observers=(*self._observers, *observers),
             plugins=self.pipeline.transforms,
             register=self._register,

@@ -64,6 +64,7 @@ class Sandbox:
         context: Context,
         authority: Authority,
         roots: Path | None,
+        extra_roots: Sequence[Path],
         observers: Sequence[Observer],
         plugins: Mapping[str, Any],
         register: Callable[[Sequence[tuple[IPAddress, int]]], Callable[[], None]],
@@ -76,6 +77,7 @@ class Sandbox:
         self._context = context
         self._authority = authority
         self._roots = roots
+        self._extra_roots = tuple(extra_roots)
         self._observers = tuple(observers)
         self._plugins = plugins
         self._register = register
@@ -216,7 +218,10 @@ class Sandbox:
         }
 
     def write_trust(self, directory: Path | None = None) -> tuple[Path, Path]:
-        """Write ``ca.pem`` (the certificate alone) and ``bundle.pem`` (the system's roots and it), readable by all.
+        """Write ``ca.pem`` (the certificate alone) and ``bundle.pem``, readable by all.
+
+        The bundle has the roots that upstreams are verified with, the operator's extra ones included, and the certificate: relayed
+        hosts show their own certificates to the program.
 
         Returns:
             Their paths.
@@ -227,12 +232,16 @@ class Sandbox:
                 self._directory.chmod(0o755)  # certificates are public, and the program may run as another user
             directory = self._directory
         certificate, bundle = directory / "ca.pem", directory / "bundle.pem"
-        for path, content in ((certificate, self.certificate_pem), (bundle, bundle_pem(self.certificate_pem, self._roots))):
+        for path, content in ((certificate, self.certificate_pem), (bundle, self._bundle())):
             temporary = path.with_suffix(".new")
             temporary.write_bytes(content)
             temporary.chmod(0o644)
             temporary.replace(path)
         return certificate, bundle
+
+    def _bundle(self) -> bytes:
+        extra = [path.read_bytes().rstrip(b"\n") + b"\n" for path in self._extra_roots]
+        return bundle_pem(self.certificate_pem, self._roots) + b"".join(extra)
 
     # -- connections
 

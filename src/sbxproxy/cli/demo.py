@@ -96,9 +96,6 @@ async def _stage(directory: Path) -> AsyncIterator[tuple[Origin, Sandbox, dict[s
         await nursery.start(sandbox.serve, listeners)
         merged = {**os.environ, **sandbox.environment(proxy=listeners[0])}
         environment = {name: value for name, value in merged.items() if value is not None}
-        # Relayed hosts show the origin's own certificate: this machine must know its CA, as it knows the public ones.
-        bundle = Path(environment["SSL_CERT_FILE"])
-        bundle.write_bytes(bundle.read_bytes() + origin.certificate.read_bytes())  # noqa: ASYNC240 - small, once
         try:
             yield origin, sandbox, environment, events
         finally:
@@ -134,7 +131,7 @@ async def _act(story: Story, origin: Origin, sandbox: Sandbox, environment: dict
 
     cut, took, received = await _cut_download(environment, files + "slow", sandbox)
     story.step(
-        "a tightened policy cuts what is open", f"cut {took:.2f} s after the update, {received} bytes in", holds=cut and took < 5
+        "a tightened policy cuts what is open", f"cut {took:.2f} s after the update, {received} bytes in", holds=cut and took < 2
     )
 
     before = origin.connections
