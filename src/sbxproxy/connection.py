@@ -340,9 +340,7 @@ class _Story:
                 limits=context.limits,
             )
             self._release()
-            ended = await serve_http(
-                self.client, inspector, origin=origin, limits=context.limits, proxying=True
-            )
+            ended = await serve_http(self.client, inspector, origin=origin, limits=context.limits, proxying=True)
         flow.ended = ended.reason
         if ended.reason == "elsewhere":
             self.leftover = ended.leftover
@@ -371,8 +369,8 @@ class _Story:
                 try:
                     # What stands beyond the bound counts as not there, however much of it came with one read.
                     answer = sniff(client.peeked[: context.limits.client_hello], sniffers)
-                except Exception as error:
-                    raise StageError(f"a sniffer failed with {type(error).__name__}") from error
+                except Exception as error:  # noqa: BLE001 - its text may quote the bytes
+                    raise StageError(f"a sniffer failed with {type(error).__name__}") from None
                 if answer is not Hint.NEED_MORE:
                     return answer
                 if len(client.peeked) >= context.limits.client_hello:
@@ -430,6 +428,7 @@ class _Story:
                     "the terminator", context.limits.stage, context.terminator.connect, self.flow, stream, name
                 )
         except trio.TooSlowError:
+            await trio.aclose_forcefully(stream)
             raise UpstreamError("the upstream's TLS handshake took too long", reason="upstream-tls", status=504) from None
         except StageError as error:
             self._problem(Reason.STAGE_FAILED, str(error))

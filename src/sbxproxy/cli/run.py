@@ -15,7 +15,7 @@ import trio
 
 from sbxproxy.cli.child import run_child
 from sbxproxy.cli.options import Configuration, configure, operator_options, policy_options
-from sbxproxy.cli.session import Session, reload_policy, run_trio
+from sbxproxy.cli.session import Session, run_trio
 from sbxproxy.fronts import ListenerAuth
 
 OWN_FAILURE = 125
@@ -82,9 +82,5 @@ async def _run(configuration: Configuration, capture: Capture, name: str, comman
                 environment.pop(key, None)
             else:
                 environment[key] = value
-
-        async def hangup() -> None:
-            await reload_policy(session.sandbox, configuration, session.log)
-
-        on_hangup = hangup if configuration.source.path is not None else None
+        on_hangup = session.reload if configuration.source.path is not None else None
         return await run_child(command, environment, on_hangup=on_hangup)

@@ -16,7 +16,7 @@ import trio
 
 from sbxproxy.address import IPNetwork, parse_address, parse_network
 from sbxproxy.cli.options import Configuration, configure, operator_options, policy_options
-from sbxproxy.cli.session import Session, reload_policy, run_trio
+from sbxproxy.cli.session import Session, run_trio
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.fronts import ListenerAuth
 from sbxproxy.net import describe, open_unix_listener
@@ -79,7 +79,7 @@ async def _serve(configuration: Configuration, listen: tuple[str, ...], options:
                 if number != signal.SIGHUP:
                     break
                 if configuration.source.path is not None:
-                    await reload_policy(sandbox, configuration, session.log)
+                    await session.reload()
         await session.proxy.drain(grace=options["grace"])
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Session", "run_trio", "watch_policy"]
+__all__ = ["Session", "run_trio"]
 
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
 import trio
@@ -38,6 +38,7 @@ class Session:
     sandbox: Sandbox
     log: Log
     nursery: trio.Nursery
+    _reloading: trio.Lock = field(default_factory=trio.Lock)
 
     @classmethod
     @asynccontextmanager
@@ -63,8 +64,9 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
-                nursery.start_soon(watch_policy, sandbox, configuration, log, seen)
-                yield cls(configuration, proxy, sandbox, log, nursery)
+                session = cls(configuration, proxy, sandbox, log, nursery)
+                nursery.start_soon(session._watch, seen)
+                yield session
                 nursery.cancel_scope.cancel(reason="the session is over")
         finally:
             log.close()
@@ -72,6 +74,29 @@ class Session:
                 lines.close()
             if events is not None and events is not sys.stdout:
                 events.close()
+
+    async def reload(self) -> None:
+        """Read the policy file and put it in force; an invalid one is reported, and the old policy stays."""
+        try:
+            async with self._reloading:  # an older reading must not overtake a newer one
+                policy = await trio.to_thread.run_sync(self.configuration.source.read)
+                changed = await self.sandbox.update_policy(policy)
+        except (PolicyError, ConfigurationError) as error:
+            self.log.say(f"the old policy stays in force: {error}", "bold red")
+        else:
+            self.log.say(f"policy is now {changed.mode}: {len(changed.cut)} flows cut, {changed.kept} kept", "yellow")
+
+    async def _watch(self, seen: _State | None) -> None:
+        """Reload whenever the policy file is no longer as it was *seen*."""
+        path = self.configuration.source.path
+        if path is None:
+            return
+        while True:
+            await trio.sleep(POLL)
+            now = _state(path)
+            if now != seen:
+                seen = now
+                await self.reload()
 
 
 async def configuration_secret(configuration: Configuration, name: str) -> None:
@@ -90,31 +115,6 @@ def _open_events(where: str | None) -> IO[str] | None:
         return open(where, "a", encoding="utf-8")  # noqa: PTH123
     except OSError as error:
         raise ConfigurationError(f"--events: can't write {where}: {error.strerror}") from None
-
-
-async def watch_policy(sandbox: Sandbox, configuration: Configuration, log: Log, seen: _State | None) -> None:
-    """Put the policy file in force whenever it changes from *seen*; an invalid one is reported, and the old policy stays."""
-    path = configuration.source.path
-    if path is None:
-        await trio.sleep_forever()
-        return
-    while True:
-        await trio.sleep(POLL)
-        now = _state(path)
-        if now != seen:
-            seen = now
-            await reload_policy(sandbox, configuration, log)
-
-
-async def reload_policy(sandbox: Sandbox, configuration: Configuration, log: Log) -> None:
-    """Read the policy file and put it in force."""
-    try:
-        policy = await trio.to_thread.run_sync(configuration.source.read)
-        changed = await sandbox.update_policy(policy)
-    except (PolicyError, ConfigurationError) as error:
-        log.say(f"the old policy stays in force: {error}", "bold red")
-    else:
-        log.say(f"policy is now {changed.mode}: {len(changed.cut)} flows cut, {changed.kept} kept", "yellow")
 
 
 def _state(path: os.PathLike[str] | None) -> _State | None:
