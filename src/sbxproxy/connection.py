@@ -26,7 +26,7 @@ from sbxproxy.flow import Flow
 from sbxproxy.fronts.ask import Ask
 from sbxproxy.fronts.http import serialize
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.http.handler import Denied, Origin, Record
+from sbxproxy.http.handler import Denied, Ended, Origin, Record
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.reply import deny_reply
 from sbxproxy.http.serve import serve as serve_http
@@ -134,7 +134,7 @@ async def serve_flow(context: Context, client: Stream, ask: Ask) -> bytes | None
         context.emit(story.summary())
         try:
             if story.leftover is None:
-                await _close(story.client, hard=flow.ended not in _CLEAN)
+                await _close(story.client, hard=flow.ended not in _CLEAN and not story.orderly)
         finally:
             del context.flows[flow.id]
             context.buffered -= story.held
@@ -149,7 +149,7 @@ _CLEAN = frozenset({"eof", "idle", "linger", "denied", "failed", "closed", "upgr
 class _Story:
     """One flow's way through ``run``."""
 
-    __slots__ = ("_accepted", "_ask", "_context", "_failure", "_first", "_resolved", "client", "flow", "held", "leftover")
+    __slots__ = ("_accepted", "_ask", "_context", "_failure", "_first", "_resolved", "client", "flow", "held", "leftover", "orderly")
 
     def __init__(self, context: Context, flow: Flow, client: PeekedStream, ask: Ask) -> None:
         self._context = context
@@ -162,6 +162,7 @@ class _Story:
         self.flow = flow
         self.held = 0
         self.leftover: bytes | None = None
+        self.orderly = False
 
     # -- the story
 
@@ -318,7 +319,7 @@ class _Story:
         )
         try:
             ended = await serve_http(self.client, inspector, origin=origin, pool=context.pool, limits=context.limits)
-            flow.ended = ended.reason
+            self._served(ended)
         finally:
             await self._drop_first()
 
@@ -341,7 +342,7 @@ class _Story:
             )
             self._release()
             ended = await serve_http(self.client, inspector, origin=origin, limits=context.limits, proxying=True)
-        flow.ended = ended.reason
+        self._served(ended)
         if ended.reason == "elsewhere":
             self.leftover = ended.leftover
 
@@ -480,6 +481,11 @@ class _Story:
             await self._ask.accept()
 
     # -- ends
+
+    def _served(self, ended: Ended) -> None:
+        """Record how an exchange ended; it has itself reset what had to look broken, so a reply of ours is not followed by one."""
+        self.orderly = not self.flow.ended  # else it was cut meanwhile
+        self.flow.ended = self.flow.ended or ended.reason
 
     async def _refuse(self, deny: Deny) -> None:
         """Tell the client in its own protocol, within a second, and record why."""
