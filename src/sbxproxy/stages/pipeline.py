@@ -92,8 +92,10 @@ async def run_stage(label: str, limit: float, function: Callable[_P, Awaitable[_
     try:
         with trio.move_on_after(limit):
             return await function(*args, **kwargs)
+        failure = f"took longer than {limit:g} s"
     except SbxproxyError:
         raise
-    except Exception as error:  # noqa: BLE001  # and no cause: whoever logs the traceback would log its text
-        raise StageError(f"{label} failed with {type(error).__name__}") from None
-    raise StageError(f"{label} took longer than {limit:g} s")
+    except Exception as error:  # noqa: BLE001  # whatever it is, the part has failed
+        failure = f"failed with {type(error).__name__}"
+    # Out here it has no context: whoever follows that, or logs it, would have the text of the part's exception.
+    raise StageError(f"{label} {failure}")
