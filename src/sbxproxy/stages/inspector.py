@@ -72,12 +72,15 @@ class Transforms:
         if factory is None:
             raise StageError(f"no transform is named {step.name!r}")
         options = step.render({name: secret.reveal() for name, secret in secrets.items()}, wrap=Secret)
+        failure = ""
         try:
             transform = factory(**options)
             check_transform(transform)
             wanted = getattr(transform, "body_limit", 0)
-        except Exception as error:  # noqa: BLE001  # a factory's error may quote its options
-            raise StageError(f"transform {step.name!r} can't be made from its config: {type(error).__name__}") from None
+        except Exception as error:  # noqa: BLE001  # a factory's error may quote its options, so it is no context either
+            failure = type(error).__name__
+        if failure:
+            raise StageError(f"transform {step.name!r} can't be made from its config: {failure}")
         if wanted > self.body_limit(step):  # it would be shown no body, and might take that for an empty one
             raise StageError(f"transform {step.name!r} wants a body, and its class or factory has no such body_limit")
         self._made[id(step)] = (step, secrets, transform)
