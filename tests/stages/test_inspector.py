@@ -1,0 +1,499 @@
+"""``Inspector``: which rule applies to a request, what it does, and that whatever fails sends nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import pytest
+import trio
+
+from sbxproxy.hostname import Hostname
+from sbxproxy.http.handler import Denied, Forward, Origin, Record
+from sbxproxy.http.message import Headers, Request, Response
+from sbxproxy.policy import Policy
+from sbxproxy.policy.decision import Deny
+from sbxproxy.secrets import CallableSource, Secret, Secrets
+from sbxproxy.settings import Limits
+from sbxproxy.stages.inspector import Inspector, Transforms
+from sbxproxy.testing import make_flow, make_request
+
+NAME = Hostname("api.example.com")
+ORIGIN = Origin(NAME, 8443)
+CANARY = "canary-77e0"
+
+
+def set_header(name: str, value: str, **match: Any) -> dict[str, Any]:
+    rule: dict[str, Any] = {"transform": [{"headers": {name: value}}]}
+    return {"match": match, **rule} if match else rule
+
+
+def use(*names: str, **config: Any) -> dict[str, Any]:
+    return {"transform": [{"plugin": name, **({"config": config} if config else {})} for name in names]}
+
+
+class Bench:
+    """An inspector, what it reported, and the rules in force, which a test may change."""
+
+    def __init__(
+        self,
+        *rules: Any,
+        plugins: dict[str, Any] | None = None,
+        secrets: dict[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.problems: list[tuple[str, str]] = []
+        self.reports: list[tuple[Record, int | None]] = []
+        self.put(*rules)
+        held = Secrets(secrets)
+        self.transforms = Transforms(plugins or {}, held)
+        self.flow = make_flow(NAME)
+        self.opened: list[Origin] = []
+        self.inspector = Inspector(
+            flow=self.flow,
+            origin=ORIGIN,
+            rules=lambda: self.rules,
+            secrets=held,
+            transforms=self.transforms,
+            open=self._open,
+            report=lambda record, rule: self.reports.append((record, rule)),
+            problem=lambda reason, text: self.problems.append((reason, text)),
+            limits=limits or Limits(),
+        )
+
+    def put(self, *rules: Any) -> None:
+        match = Policy.parse({"allow": {NAME: list(rules)}}).match_domain(NAME)
+        assert match is not None
+        self.rules = match.rules
+
+    async def _open(self, origin: Origin) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.opened.append(origin)
+        return trio.testing.memory_stream_pair()[0]
+
+    async def ask(self, request: Request) -> Any:
+        self.inspector.body_limit(request)
+        return await self.inspector.on_request(request)
+
+    async def sent(self, request: Request) -> Request:
+        answer = await self.ask(request)
+        assert isinstance(answer, Forward), answer
+        assert answer.origin == ORIGIN
+        return answer.request
+
+    async def refused(self, request: Request, reason: str, status: int) -> Denied:
+        answer: Any
+        try:
+            answer = await self.ask(request)
+        except Denied as denied:
+            answer = denied
+        assert isinstance(answer, Denied), answer
+        assert (answer.reason, answer.status) == (reason, status)
+        return answer
+
+
+# -- which rule
+
+
+async def test_the_first_rule_that_fits_wins() -> None:
+    bench = Bench(
+        set_header("x-rule", "one", path={"exact": "/one"}),
+        set_header("x-rule", "two", path={"startsWith": "/o"}),
+        set_header("x-rule", "last"),
+    )
+    for target, rule in (("/one", "one"), ("/other", "two"), ("/x", "last")):
+        assert (await bench.sent(make_request(target=target))).headers.get_all("x-rule") == [rule]
+
+
+async def test_a_request_that_fits_no_rule_passes_as_it_is() -> None:
+    bench = Bench(set_header("x-rule", "one", path={"exact": "/one"}))
+    request = make_request(target="/two", headers={"x-rule": "own", "x-http-method-override": "PUT"})
+    assert await bench.sent(request) == request
+
+
+async def test_rules_are_looked_up_for_each_request() -> None:
+    """A live update counts from the next request on, and one that is under way keeps the rule it was judged by."""
+    bench = Bench(set_header("x-rule", "old"))
+    request = make_request()
+    bench.inspector.body_limit(request)
+    bench.put(set_header("x-rule", "new"))
+    answer = await bench.inspector.on_request(request)
+    assert isinstance(answer, Forward)
+    assert answer.request.headers.get("x-rule") == "old"
+    assert (await bench.sent(request)).headers.get("x-rule") == "new"
+    bench.rules = None
+    assert await bench.sent(request) == request
+
+
+async def test_the_story_of_a_request_names_its_rule_and_is_counted() -> None:
+    bench = Bench(set_header("x", "y", path={"exact": "/no"}), set_header("x", "y"))
+    record = Record(method="GET", path="/", status=200, bytes_up=3, bytes_down=5, reason="ok", seconds=0.1)
+    await bench.sent(make_request())
+    bench.inspector.done(record)
+    bench.inspector.done(record)  # a head too broken to be judged: no rule applied to it
+    assert bench.reports == [(record, 1), (record, None)]
+    assert (bench.flow.requests, bench.flow.bytes_up, bench.flow.bytes_down) == (2, 6, 10)
+
+
+async def test_a_connection_is_opened_to_where_the_request_goes() -> None:
+    bench = Bench({"forwardURL": "https://other.example.com:444/"})
+    answer = await bench.ask(make_request())
+    await bench.inspector.connect(answer)
+    assert bench.opened == [Origin("other.example.com", 444)]
+
+
+# -- headers
+
+
+@pytest.mark.parametrize("spelling", ["Authorization", "authorization", "AUTHORIZATION", "aUTHORIZATION"])
+async def test_c1_the_clients_own_field_is_replaced_in_any_spelling(spelling: str) -> None:
+    bench = Bench(set_header("Authorization", "Bearer ${secret:k}"), secrets={"k": CANARY})
+    sent = await bench.sent(make_request(headers=[(spelling, "mine"), ("x", "1"), (spelling, "mine too")]))
+    assert sent.headers.get_all("authorization") == [f"Bearer {CANARY}"]
+    assert sent.headers.get("x") == "1"
+
+
+@pytest.mark.parametrize("spelling", ["x-api-key", "X_Api_Key", "x_api-key", "X-API_KEY"])
+async def test_c1_h14_an_underscore_does_not_shadow_the_field(spelling: str) -> None:
+    """Gateways to CGI and WSGI programs can't tell the two characters apart."""
+    bench = Bench(set_header("X-Api-Key", "${secret:k}"), secrets={"k": CANARY})
+    sent = await bench.sent(make_request(headers=[(spelling, "mine")]))
+    assert sent.headers.fields == ((b"X-Api-Key", CANARY.encode()),)
+
+
+@pytest.mark.parametrize("field_name", ["X-HTTP-Method-Override", "x-http-method", "X_Method_Override"])
+async def test_h13_override_fields_are_dropped_only_where_rules_look_at_methods(field_name: str) -> None:
+    """A POST that passes for a DELETE would dodge the rule for DELETE."""
+    request = make_request("POST", headers={field_name: "DELETE"})
+    looking = Bench({"match": {"method": ["DELETE"]}, "response": {"statusCode": 403}})
+    assert (await looking.sent(request)).headers.fields == ()
+    assert await Bench({"match": {"path": {"exact": "/x"}}, "response": {"statusCode": 403}}).sent(request) == request
+
+
+@pytest.mark.parametrize("target", ["/a/../b", "/%2e%2e/b", "//b", "/a;x=y", "/a%2fb", "/a\\b", "/./b", "/%61"])
+async def test_h20_an_ambiguous_path_is_refused_only_where_rules_look_at_paths(target: str) -> None:
+    looking = Bench(set_header("x", "y", path={"startsWith": "/never"}))
+    await looking.refused(make_request(target=target), "ambiguous-path", 400)
+    assert (await Bench(set_header("x", "y")).sent(make_request(target=target))).target == target
+
+
+# -- answers and forwards
+
+
+async def test_a_rule_answers_without_asking_anyone() -> None:
+    bench = Bench({"response": {"statusCode": 418, "contentType": "text/plain", "body": "é"}})
+    assert await bench.ask(make_request()) == Response(
+        status=418, headers=Headers.of([("content-type", "text/plain")]), body="é".encode()
+    )
+    bare = await Bench({"response": {"statusCode": 204}}).ask(make_request())
+    assert (bare.status, bare.headers.fields, bare.body) == (204, (), b"")
+
+
+async def test_a_forward_tells_where_the_request_was_going() -> None:
+    """The client's own fields of these names would let it pretend to have asked for something else."""
+    bench = Bench({"forwardURL": "https://other.example.com:444/base/"})
+    own = {"Vercel-Forwarded-Host": "evil", "vercel_forwarded_path": "/evil", "vercel-forwarded-scheme": "x", "a": "b"}
+    answer = await bench.ask(make_request(target="/p/q?x=1", headers=own))
+    assert isinstance(answer, Forward)
+    assert answer.origin == Origin("other.example.com", 444)
+    assert answer.request.target == "/base/p/q?x=1"
+    assert answer.request.headers.fields == (
+        (b"a", b"b"),
+        (b"vercel-forwarded-host", NAME.encode()),
+        (b"vercel-forwarded-scheme", b"https"),
+        (b"vercel-forwarded-port", b"8443"),
+        (b"vercel-forwarded-path", b"/p/q"),
+    )
+
+
+@pytest.mark.parametrize("target", ["/../x", "/a/../../x", "/%2e%2e/x", "/..%2fx", "//x", "*"])
+async def test_h20_a_forward_is_confined_to_its_path(target: str) -> None:
+    """Although no rule looks at paths: the server would resolve ``/base/../x`` to ``/x``."""
+    bench = Bench({"forwardURL": "https://other.example.com/base"})
+    await bench.refused(make_request("OPTIONS", target), "ambiguous-path", 400)
+
+
+async def test_a_forward_without_a_path_has_nothing_to_be_confined_to() -> None:
+    answer = await Bench({"forwardURL": "https://other.example.com"}).ask(make_request(target="/../x"))
+    assert answer.request.target == "/../x"
+
+
+# -- secrets
+
+
+async def _fails(_name: str) -> str:
+    await trio.lowlevel.checkpoint()
+    raise RuntimeError(CANARY)
+
+
+async def _unfit(_name: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return f"{CANARY}\r\nx: y"
+
+
+@pytest.mark.parametrize(
+    "secrets", [{}, {"k": CallableSource(_fails)}, {"k": CallableSource(_unfit)}], ids=["none", "fails", "unfit"]
+)
+@pytest.mark.parametrize("rule", [set_header("x", "${secret:k}"), use("keep", value="${secret:k}")], ids=["header", "plugin"])
+async def test_c3_c11_a_secret_that_cannot_be_had_refuses_the_request(rule: Any, secrets: Any) -> None:
+    """Going out without it would be a request that the author didn't mean; its value is told to nobody."""
+    bench = Bench(rule, secrets=secrets, plugins={"keep": Keep})
+    denied = await bench.refused(make_request(), "secret-unavailable", 502)
+    ((reason, text),) = bench.problems
+    assert reason == "secret-unavailable"
+    assert "'k'" in text
+    assert CANARY not in text + denied.detail
+
+
+async def test_a_source_that_hangs_fails_the_request(autojump_clock: trio.testing.MockClock) -> None:
+    async def hang(_name: str) -> str:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    bench = Bench(set_header("x", "${secret:k}"), secrets={"k": CallableSource(hang)}, limits=Limits(stage=3))
+    start = trio.current_time()
+    await bench.refused(make_request(), "stage-failed", 502)
+    assert trio.current_time() - start == pytest.approx(3)
+
+
+# -- plugins
+
+
+class Keep:
+    """Counts how often it was made, and from what."""
+
+    made: ClassVar[list[Any]] = []
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+        self.made.append(value)
+
+    async def on_request(self, flow: Any, request: Request) -> Any:
+        await trio.lowlevel.checkpoint()
+        return request
+
+
+def answering(answer: Any) -> type:
+    class Answering:
+        async def on_request(self, flow: Any, request: Request) -> Any:
+            await trio.lowlevel.checkpoint()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    return Answering
+
+
+async def test_a_plugin_that_raises_fails_the_request_and_its_text_is_lost() -> None:
+    bench = Bench(use("p"), plugins={"p": answering(ValueError(CANARY))})
+    denied = await bench.refused(make_request(), "stage-failed", 502)
+    assert bench.problems == [("stage-failed", "transform 'p' failed with ValueError")]
+    assert CANARY not in denied.detail
+
+
+async def test_a_plugin_that_is_too_slow_fails_the_request(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(Keep):
+        async def on_request(self, flow: Any, request: Request) -> Any:
+            await trio.sleep(10)
+            return request
+
+    bench = Bench(use("p"), plugins={"p": Slow}, limits=Limits(stage=4))
+    start = trio.current_time()
+    await bench.refused(make_request(), "stage-failed", 502)
+    assert trio.current_time() - start == pytest.approx(4)
+    assert bench.problems == [("stage-failed", "transform 'p' took longer than 4 s")]
+
+
+@pytest.mark.parametrize("answer", [None, True, b"x", ("GET", "/"), Forward(request=make_request(), origin=ORIGIN)], ids=repr)
+async def test_a_plugin_that_returns_something_else_fails_the_request(answer: Any) -> None:
+    """Even a ``Forward``: only a rule says where a request goes."""
+    bench = Bench(use("p"), plugins={"p": answering(answer)})
+    await bench.refused(make_request(), "stage-failed", 502)
+    assert bench.problems == [("stage-failed", f"transform 'p' returned {type(answer).__name__}")]
+
+
+async def test_a_plugin_may_refuse_or_answer_and_no_later_step_is_asked() -> None:
+    response = Response(status=201, body=b"made up")
+    plugins = {"deny": answering(Deny(reason="quota", detail="no more")), "reply": answering(response)}
+    plugins["last"] = answering(RuntimeError())
+    bench = Bench(use("deny", "last"), plugins=plugins)
+    denied = await bench.refused(make_request(), "quota", 403)
+    assert denied.detail == "no more"
+    bench.put(use("reply", "last"))
+    assert await bench.ask(make_request()) is response
+    assert bench.problems == []
+
+
+async def test_a_plugin_that_is_not_there_fails_the_request() -> None:
+    bench = Bench(use("p"))
+    assert bench.inspector.body_limit(make_request()) == 0
+    await bench.refused(make_request(), "stage-failed", 502)
+    assert bench.problems == [("stage-failed", "no transform is named 'p'")]
+
+
+def _broken_factory(**_options: Any) -> Any:
+    raise ValueError(CANARY)
+
+
+class Misfit:
+    on_reqest = Keep.on_request
+
+
+@pytest.mark.parametrize("factory", [_broken_factory, lambda: None, lambda **_: Misfit()], ids=["raises", "options", "misfit"])
+async def test_c11_a_plugin_that_cannot_be_made_fails_the_request(factory: Any) -> None:
+    """The exception may quote the options, and with them a secret."""
+    bench = Bench(use("p", value="${secret:k}"), plugins={"p": factory}, secrets={"k": CANARY})
+    denied = await bench.refused(make_request(), "stage-failed", 502)
+    ((_, text),) = bench.problems
+    assert text.startswith("transform 'p' can't be made from its config: ")
+    assert CANARY not in text + denied.detail
+
+
+async def test_c11_a_plugin_that_cannot_be_made_leaves_no_context() -> None:
+    """Whoever logs the failure may walk along its causes and contexts."""
+    bench = Bench(use("p"), plugins={"p": _broken_factory})
+    assert bench.rules is not None
+    with pytest.raises(Exception, match="can't be made") as caught:
+        await bench.transforms.get(bench.rules.plugins[0])
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+# -- body_limit
+
+
+class ByClass(Keep):
+    body_limit = 100
+
+
+@dataclass
+class ByField:
+    body_limit: int = 70
+
+    async def on_request(self, flow: Any, request: Request) -> Any:
+        await trio.lowlevel.checkpoint()
+        return request
+
+
+@dataclass(slots=True)
+class BySlot(ByField):
+    body_limit: int = 30
+    other: list[int] = field(default_factory=list)
+
+
+def by_factory() -> Any:
+    return ByClass()
+
+
+by_factory.body_limit = 120  # type: ignore[attr-defined]
+PLUGINS = {"class": ByClass, "field": ByField, "slot": BySlot, "factory": by_factory, "none": Keep}
+
+
+@pytest.mark.parametrize(
+    ("names", "limit"),
+    [
+        (["none"], 0),
+        (["class"], 100),
+        (["field"], 70),
+        (["slot"], 30),
+        (["factory"], 120),
+        (["slot", "none", "class"], 100),
+    ],
+)
+async def test_the_body_limit_is_the_largest_that_a_plugin_of_the_rule_wants(names: list[str], limit: int) -> None:
+    """A dataclass with slots has no such attribute: there it is a descriptor, and the default of the field counts."""
+    bench = Bench(use(*names), plugins=PLUGINS)
+    assert bench.inspector.body_limit(make_request()) == limit
+    assert isinstance(await bench.inspector.on_request(make_request()), Forward)
+    assert Bench(use(*names), plugins=PLUGINS, limits=Limits(transform_body=50)).inspector.body_limit(make_request()) == min(
+        limit, 50
+    )
+
+
+async def test_a_plugin_that_wants_a_body_only_once_it_is_made_fails_the_request() -> None:
+    """It was shown none, and would take that for an empty one."""
+
+    class Late(Keep):
+        def __init__(self) -> None:
+            self.body_limit = 10
+
+    bench = Bench(use("p"), plugins={"p": Late})
+    assert bench.inspector.body_limit(make_request()) == 0
+    await bench.refused(make_request(), "stage-failed", 502)
+    assert "wants a body" in bench.problems[0][1]
+
+
+# -- how long a plugin lives
+
+
+async def test_c17_a_plugin_is_made_once_and_again_when_its_secret_changes() -> None:
+    value = "one"
+
+    async def fetch(_name: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return value
+
+    made: list[Any] = []
+
+    class Kept(Keep):
+        pass
+
+    Kept.made = made
+    bench = Bench(use("p", value="${secret:k}"), plugins={"p": Kept}, secrets={"k": CallableSource(fetch)})
+    for _ in range(2):
+        await bench.sent(make_request())
+    assert [secret.reveal() for secret in made] == ["one"]
+    assert isinstance(made[0], Secret)
+    value = "two"
+    for _ in range(2):
+        await bench.sent(make_request())
+    assert [secret.reveal() for secret in made] == ["one", "two"]
+    bench.transforms.forget()
+    await bench.sent(make_request())
+    assert len(made) == 3
+
+
+# -- responses
+
+
+def marking(name: str) -> type:
+    class Marking(Keep):
+        async def on_response(self, flow: Any, request: Request, response: Response) -> Any:
+            await trio.lowlevel.checkpoint()
+            return replace(response, headers=Headers.of([*response.headers, ("x-mark", name)]))
+
+    return Marking
+
+
+async def test_the_plugins_that_saw_a_request_see_its_response_the_last_first() -> None:
+    bench = Bench(use("a", "plain", "b"), plugins={"a": marking("a"), "b": marking("b"), "plain": Keep})
+    request = await bench.sent(make_request())
+    response = await bench.inspector.on_response(request, Response(status=200))
+    assert response.headers.get_all("x-mark") == ["b", "a"]
+
+
+async def test_a_response_is_shown_to_no_plugin_of_an_earlier_request() -> None:
+    bench = Bench({"match": {"path": {"exact": "/a"}}, **use("a")}, plugins={"a": marking("a")})
+    await bench.sent(make_request(target="/a"))
+    request = await bench.sent(make_request(target="/b"))
+    assert len((await bench.inspector.on_response(request, Response(status=200))).headers) == 0
+
+
+@pytest.mark.parametrize("answer", [None, ValueError(CANARY)], ids=repr)
+async def test_a_plugin_that_fails_on_a_response_replaces_it_by_a_denial(answer: Any) -> None:
+    """It may have been there to take something out."""
+
+    class Failing(Keep):
+        async def on_response(self, flow: Any, request: Request, response: Response) -> Any:
+            await trio.lowlevel.checkpoint()
+            if answer is not None:
+                raise answer
+
+    bench = Bench(use("p"), plugins={"p": Failing})
+    request = await bench.sent(make_request())
+    with pytest.raises(Denied) as caught:
+        await bench.inspector.on_response(request, Response(status=200))
+    assert (caught.value.reason, caught.value.status) == ("stage-failed", 502)
+    ((reason, text),) = bench.problems
+    assert reason == "stage-failed"
+    assert CANARY not in text + str(caught.value)
