@@ -49,6 +49,10 @@ class AsyncCallable:
 async def async_function(data: Any) -> Any: ...
 
 
+class Made:
+    def __init__(self, data: Any) -> None: ...
+
+
 def plain(data: Any) -> Any: ...
 
 
@@ -178,14 +182,14 @@ def test_a_plain_callable_is_taken(check: Callable[[Any], None], part: Any) -> N
 
 
 @pytest.mark.parametrize("check", [check_sniffer, check_observer])
-@pytest.mark.parametrize("part", [none, two, async_function, AsyncCallable(), PlainCallable, 3, None, "x"])
+@pytest.mark.parametrize("part", [none, two, async_function, AsyncCallable(), PlainCallable, Made, 3, None, "x"])
 def test_what_is_no_plain_callable_of_one_argument_is_refused(check: Callable[[Any], None], part: Any) -> None:
     """An async one would return a coroutine that nobody awaits; a class would make an object and look at nothing."""
     with pytest.raises(TypeError, match="must be a plain function"):
         check(part)
 
 
-def test_a_callable_without_a_signature_is_refused() -> None:
-    """What can't be told fails closed."""
+def test_a_callable_that_does_not_tell_its_arguments_is_refused() -> None:
+    """What can't be told fails closed, and as the same error."""
     with pytest.raises(TypeError, match="must be a plain function"):
-        check_sniffer(type("", (), {"__call__": plain, "__signature__": 3})())
+        check_sniffer(partial(two, 1, 2, 3))
