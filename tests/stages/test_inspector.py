@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -451,6 +453,31 @@ async def test_c17_a_plugin_is_made_once_and_again_when_its_secret_changes() -> 
     bench.transforms.forget()
     await bench.sent(make_request())
     assert len(made) == 3
+
+
+async def test_c17_a_finished_request_and_a_dropped_policy_leave_no_plugin_behind() -> None:
+    """It holds secrets: an idle connection must not keep the old ones alive."""
+
+    class Holder(Keep):
+        def __init__(self) -> None:
+            alive.append(weakref.ref(self))
+
+    alive: list[Any] = []
+    bench = Bench(use("p"), plugins={"p": Holder})
+    await bench.sent(make_request())
+    bench.transforms.forget()
+    gc.collect()
+    assert alive[0]() is not None  # the request may still get its response
+    bench.inspector.done(Record(method="GET", path="/", status=200, bytes_up=0, bytes_down=0, reason="ok", seconds=0))
+    gc.collect()
+    assert alive[0]() is None
+
+
+async def test_a_plugin_cannot_raise_a_verdict() -> None:
+    """It returns one; what it raises is a failure like any other, whatever its text."""
+    bench = Bench(use("p"), plugins={"p": answering(Denied("quota", CANARY))})
+    denied = await bench.refused(make_request(), "stage-failed", 502)
+    assert CANARY not in denied.detail + repr(bench.problems)
 
 
 # -- responses
