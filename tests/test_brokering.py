@@ -228,7 +228,7 @@ async def test_c11_a_secret_is_in_nothing_that_is_written_down(
                 repr(item) for item in (sandbox, firewall.proxy, sandbox.policy, sandbox.policy.document(), held, secrets["held"])
             ]
             texts += [f"{secrets['held']} {secrets['held']:>9}", repr(firewall.events), repr(sandbox.flows), repr(secrets["env"])]
-            shown = [item for item in gc.get_objects() if type(item).__module__.startswith("sbxproxy.")]
+            shown = [item for item in gc.get_objects() if str(type(item).__module__).startswith("sbxproxy.")]
             texts += [repr(item) for item in shown if "testing" not in type(item).__module__]
         assert log.close()
     assert [seen.one("authorization") for seen in origin.requests] == [f"Bearer {CANARY}"] * 4
@@ -237,7 +237,7 @@ async def test_c11_a_secret_is_in_nothing_that_is_written_down(
     assert not [text for text in texts if CANARY in text]
 
 
-async def test_c16_a_policy_read_back_shows_no_header_value(tmp_path: Path) -> None:
+async def test_a_policy_read_back_shows_no_header_value(tmp_path: Path) -> None:
     rules = {NAME: [{"transform": [{"headers": {"Authorization": CANARY}}]}]}
     async with open_firewall({"allow": rules}, directory=tmp_path) as firewall:
         document = json.dumps(firewall.sandbox.policy.document())
