@@ -149,7 +149,19 @@ _CLEAN = frozenset({"eof", "idle", "linger", "denied", "failed", "closed", "upgr
 class _Story:
     """One flow's way through ``run``."""
 
-    __slots__ = ("_accepted", "_ask", "_context", "_failure", "_first", "_resolved", "client", "flow", "held", "leftover", "orderly")
+    __slots__ = (
+        "_accepted",
+        "_ask",
+        "_context",
+        "_failure",
+        "_first",
+        "_resolved",
+        "client",
+        "flow",
+        "held",
+        "leftover",
+        "orderly",
+    )
 
     def __init__(self, context: Context, flow: Flow, client: PeekedStream, ask: Ask) -> None:
         self._context = context
