@@ -185,6 +185,14 @@ async def test_c3_a_secret_that_no_header_can_hold_refuses_the_request(value: st
     assert not value.strip("x") or value not in "".join(traceback.format_exception(caught.value))
 
 
+def _shown(item: object) -> str:
+    """Show *item*; objects that other tests left half made can't be, and show nothing then."""
+    try:
+        return repr(item)
+    except Exception:
+        return ""
+
+
 async def test_c11_a_secret_is_in_nothing_that_is_written_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +237,7 @@ async def test_c11_a_secret_is_in_nothing_that_is_written_down(
             ]
             texts += [f"{secrets['held']} {secrets['held']:>9}", repr(firewall.events), repr(sandbox.flows), repr(secrets["env"])]
             shown = [item for item in gc.get_objects() if str(type(item).__module__).startswith("sbxproxy.")]
-            texts += [repr(item) for item in shown if "testing" not in type(item).__module__]
+            texts += [_shown(item) for item in shown if "testing" not in str(type(item).__module__)]
         assert log.close()
     assert [seen.one("authorization") for seen in origin.requests] == [f"Bearer {CANARY}"] * 4
     texts += [lines.read_text(), caplog.text, *capfd.readouterr()]
