@@ -134,7 +134,7 @@ async def _bad(kind: str) -> Origin:
 
 
 @pytest.mark.parametrize("kind", ["unknown authority", "another name", "common name only", "no tls"])
-async def test_c8_u4_an_unverified_upstream_gets_no_request_and_the_client_no_success(kind: str, tmp_path: Path) -> None:
+async def test_c8_u3_u4_an_unverified_upstream_gets_no_request_and_the_client_no_success(kind: str, tmp_path: Path) -> None:
     origin = await _bad(kind)
     if kind == "no tls":
         origin.tls, origin.handler = False, _talk_plain
