@@ -24,11 +24,10 @@ from sbxproxy.errors import ClientProtocolError, LimitError, StageError, Upstrea
 from sbxproxy.events import Event, FlowClosed, FlowOpened, Problem, RequestDone
 from sbxproxy.flow import Flow
 from sbxproxy.fronts.ask import Ask
-from sbxproxy.fronts.http import serialize
+from sbxproxy.fronts.http import refusal_bytes
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.http.handler import Denied, Ended, Origin, Record
 from sbxproxy.http.pool import Pool
-from sbxproxy.http.reply import deny_reply
 from sbxproxy.http.serve import serve as serve_http
 from sbxproxy.net.listen import Slots
 from sbxproxy.net.peek import PeekedStream, peekable
@@ -651,12 +650,11 @@ def _with_wire(facts: Facts, sniffed: Sniffed) -> Facts:
 
 def _denial(wire: str | None, deny: Deny) -> bytes:
     """Say no as the protocol of the first bytes does; empty where there is no way but a reset."""
-    words = deny.detail if deny.remedy is None else f"{deny.detail}; to allow it: {deny.remedy}"
     match wire:
         case Wire.TLS:
             return alert_record(Alert.ACCESS_DENIED)
         case Wire.HTTP:
-            return serialize(deny_reply(403, deny.reason, words))
+            return refusal_bytes(deny)
         case Wire.POSTGRES:
             return error_response(f"{deny.reason}: {deny.detail}", hint=deny.remedy or "")
         case _:

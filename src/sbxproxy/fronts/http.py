@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConnectAsk", "PlainAsk", "open_http", "send_error", "serialize"]
+__all__ = ["ConnectAsk", "PlainAsk", "open_http", "refusal_bytes", "send_error", "serialize"]
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,6 +88,11 @@ def serialize(response: Response) -> bytes:
     )
 
 
+def refusal_bytes(refusal: Refusal) -> bytes:
+    """Write the whole response that tells a refusal, after which the connection closes."""
+    return serialize(_reply(refusal))
+
+
 def _reply(refusal: Refusal) -> Response:
     match refusal:
         case Deny():
@@ -114,7 +119,7 @@ class ConnectAsk:
     async def refuse(self, refusal: Refusal) -> None:
         """Answer 403, 502 or 504 with the reason."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self.client.send_all(serialize(_reply(refusal)))
+            await self.client.send_all(refusal_bytes(refusal))
 
 
 @dataclass(slots=True)
@@ -134,4 +139,4 @@ class PlainAsk:
     async def refuse(self, refusal: Refusal) -> None:
         """Answer 403, 502 or 504 with the reason."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self.client.send_all(serialize(_reply(refusal)))
+            await self.client.send_all(refusal_bytes(refusal))
