@@ -33,7 +33,6 @@ pytestmark = pytest.mark.real
 
 NAME = "origin.test.example"
 CANARY = "canary-2f6c0b9d51"
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -240,21 +239,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """undici as the lock file pins it, for a Node whose ``fetch`` knows no proxy variables; ``None`` if it does."""
+def node_modules(request: pytest.FixtureRequest) -> Path | None:
+    """Where undici is, for a Node whose ``fetch`` knows no proxy variables; ``None`` if it does."""
     version = subprocess.run([require("node"), "--version"], check=True, capture_output=True, text=True).stdout
     major, minor = (int(part) for part in version.removeprefix("v").split(".")[:2])
     if major >= 24 or (major, minor) >= (22, 21):
         return None
-    place = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "package-lock.json"):
-        (place / name).write_bytes((HERE / name).read_bytes())
-    done = subprocess.run(
-        [require("npm"), "ci", "--no-audit", "--no-fund"], cwd=place, capture_output=True, text=True, timeout=100
-    )
-    if done.returncode:
-        unavailable(f"Node {version.strip()} needs undici for proxies, and npm ci failed: {done.stderr[-300:]}")
-    return place / "node_modules"
+    packages: Path = request.getfixturevalue("npm_packages")
+    return packages
 
 
 @pytest.fixture
