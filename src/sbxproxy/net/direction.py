@@ -43,7 +43,7 @@ SPLICE_PER_TURN = 1024 * 1024
 
 CAN_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
 
-_SPLICE_FLAGS = (os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK) if CAN_SPLICE else 0
+SPLICE_FLAGS = (os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK) if CAN_SPLICE else 0
 
 _scratch: trio.lowlevel.RunVar[bytearray] = trio.lowlevel.RunVar("sbxproxy relay buffer")
 
@@ -208,7 +208,7 @@ class Direction:
         left = SPLICE_PER_TURN
         while left > 0:
             try:
-                size = os.splice(self._source.fileno(), pipe.write, pipe.size, flags=_SPLICE_FLAGS)
+                size = os.splice(self._source.fileno(), pipe.write, pipe.size, flags=SPLICE_FLAGS)
             except BlockingIOError:
                 return _Burst.DRY
             except OSError as error:
@@ -221,7 +221,7 @@ class Direction:
             left -= size
             while pipe.held:
                 try:
-                    sent = os.splice(pipe.read, self._sink.fileno(), pipe.held, flags=_SPLICE_FLAGS)
+                    sent = os.splice(pipe.read, self._sink.fileno(), pipe.held, flags=SPLICE_FLAGS)
                 except BlockingIOError:
                     await self._writable()
                     continue

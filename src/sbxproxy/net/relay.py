@@ -1,9 +1,10 @@
 """Copies bytes both ways between two streams until both are done, and says why it ended.
 
-Two ways lead through here with one behaviour. Where both ends are sockets, perhaps with bytes read ahead,
-they are moved on the descriptors (see ``direction``); any other streams (TLS, memory, a virtual machine's) go
-through ``receive_some`` and ``send_all``. What is surprising: an end is passed on in its own direction only,
-because a client may well shut down its sending side and then wait for the answer.
+Three ways lead through here with one behaviour. Where both ends are sockets, perhaps with bytes read ahead, they
+are moved on the descriptors: by the engine if there is one (see ``engine``), else by two tasks (see ``direction``);
+any other streams (TLS, memory, a virtual machine's) go through ``receive_some`` and ``send_all``. What is surprising:
+an end is passed on in its own direction only, because a client may well shut down its sending side and then wait for
+the answer.
 """
 
 from __future__ import annotations
@@ -11,24 +12,17 @@ from __future__ import annotations
 __all__ = ["Counts", "Ended", "relay"]
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
 
 import trio
 
 from sbxproxy.net.direction import CHUNK, Broken, Direction
+from sbxproxy.net.engine import Engine
+from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream
 
-Ended = Literal["eof", "idle", "linger", "client-reset", "upstream-reset", "closed"]
-"""Why a relay ended: both sides had sent everything; nothing moved for too long; one side had ended, the
-other could not be told so and then moved nothing; a side failed; a stream was closed by another task."""
-
-
-class Counts(Protocol):
-    """Where bytes are counted as they go; a ``Flow`` is one."""
-
-    bytes_up: int
-    bytes_down: int
+_Copy = Callable[[], Awaitable[None]]
 
 
 class _Patience:
@@ -74,6 +68,7 @@ async def relay(
     idle: float | None,
     linger: float,
     count: Counts,
+    engine: Engine | None = None,
 ) -> Ended:
     """Copy untouched bytes between *client* and *upstream* until both directions have ended.
 
@@ -91,23 +86,57 @@ async def relay(
         count: gets ``bytes_up`` and ``bytes_down`` increased at once as bytes are handed to the receiving
             side. Between sockets that is what its kernel took. Other streams don't tell how much of a failed
             send they took, and what may have left counts as having left.
+        engine: moves the bytes where both streams are bare sockets and it is running.
 
     Returns:
         Why it ended.
     """
+    ours, theirs = _bare_socket(client), _bare_socket(upstream)
+    if ours is None or theirs is None:
+        sockets = None
+    else:
+        up, down = _take_peeked(client), _take_peeked(upstream)
+        if engine is not None:
+            by_engine = await engine.relay(ours, theirs, idle=idle, count=count, up=up, down=down)
+            if by_engine is not None:
+                return by_engine
+        sockets = _Sockets(ours, theirs, up, down)
+    return await _relay_in_two_tasks(client, upstream, sockets, idle=idle, linger=linger, count=count)
 
-    def up(size: int) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """Both ends' sockets, and what was read from them before."""
+
+    client: trio.socket.SocketType
+    upstream: trio.socket.SocketType
+    up: bytes
+    down: bytes
+
+
+async def _relay_in_two_tasks(
+    client: trio.abc.Stream,
+    upstream: trio.abc.Stream,
+    sockets: _Sockets | None,
+    *,
+    idle: float | None,
+    linger: float,
+    count: Counts,
+) -> Ended:
+    """Relay without an engine, by the streams' own methods if *sockets* is ``None``."""
+
+    def moved_up(size: int) -> None:
         count.bytes_up += size
         patience.moved()
 
-    def down(size: int) -> None:
+    def moved_down(size: int) -> None:
         count.bytes_down += size
         patience.moved()
 
     ended: Ended = "eof"
     broken = False
 
-    async def guarded(run: Callable[[], Awaitable[None]], source: Ended, sink: Ended) -> None:
+    async def guarded(run: _Copy, source: Ended, sink: Ended) -> None:
         nonlocal ended, broken
         try:
             await run()
@@ -120,32 +149,18 @@ async def relay(
     # One child a relay: the other direction runs in this task, and the nursery's scope carries the deadline.
     async with trio.open_nursery() as nursery:
         patience = _Patience(nursery.cancel_scope, idle)
-        there, back = _directions(client, upstream, up=up, down=down, patience=patience, linger=linger)
+        if sockets is None:
+            copy = partial(_copy_stream, patience=patience, linger=linger)
+            there: _Copy = partial(copy, client, upstream, moved=moved_up)
+            back: _Copy = partial(copy, upstream, client, moved=moved_down)
+        else:
+            there = Direction(sockets.client, sockets.upstream, pending=sockets.up, moved=moved_up).run
+            back = Direction(sockets.upstream, sockets.client, pending=sockets.down, moved=moved_down).run
         nursery.start_soon(guarded, back, "upstream-reset", "client-reset")
         await guarded(there, "client-reset", "upstream-reset")
     if nursery.cancel_scope.cancelled_caught and not broken:
         return "linger" if patience.lingering else "idle"
     return ended
-
-
-def _directions(
-    client: trio.abc.Stream,
-    upstream: trio.abc.Stream,
-    *,
-    up: Callable[[int], None],
-    down: Callable[[int], None],
-    patience: _Patience,
-    linger: float,
-) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]:
-    """Choose how bytes are moved; the answer is what copies up and what copies down."""
-    ours, theirs = _bare_socket(client), _bare_socket(upstream)
-    if ours is not None and theirs is not None:
-        return (
-            Direction(ours, theirs, pending=_take_peeked(client), moved=up).run,
-            Direction(theirs, ours, pending=_take_peeked(upstream), moved=down).run,
-        )
-    copy = partial(_copy_stream, patience=patience, linger=linger)
-    return partial(copy, client, upstream, moved=up), partial(copy, upstream, client, moved=down)
 
 
 def _bare_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
