@@ -284,16 +284,6 @@ async def test_a_name_that_cannot_be_resolved_is_a_bad_gateway_and_not_a_denial(
     assert (event.decision, event.ended) == ("error", "failed")
 
 
-async def test_p1_postgres_is_told_in_its_own_words_that_it_does_not_pass() -> None:
-    """An ErrorResponse, whose text every client shows, and never a byte upstream."""
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}) as box:
-        answer = await box.say(NAME, bytes.fromhex("0000000804d2162f"), 5432)
-        assert answer[:1] == b"E"
-        assert b"postgres" in answer
-        assert (box.closed[0].wire, box.closed[0].decision) == ("postgres", "deny")
-        assert box.wires.dialled == []
-
-
 async def test_a_dialer_that_fails_by_contract_is_an_upstream_error() -> None:
     async def refuse() -> None:
         raise UpstreamConnectError("the upstream refused the connection", reason="connection-refused")

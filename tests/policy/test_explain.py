@@ -41,8 +41,8 @@ def ask(target: str, policy: Policy = POLICY, boundary: Boundary | None = None, 
         ("https://example.com:8443/a?b=c#d", "example.com", 8443, Wire.TLS, "/a?b=c"),
         ("https://example.com?b", "example.com", 443, Wire.TLS, "/?b"),
         ("http://example.com/a", "example.com", 80, Wire.HTTP, "/a"),
-        ("postgres://u:p@db.example.com/name", "db.example.com", 5432, Wire.POSTGRES, None),
-        ("postgresql://db.example.com:6432", "db.example.com", 6432, Wire.POSTGRES, None),
+        ("postgres://u:p@db.example.com/name", "db.example.com", 5432, Wire.POSTGRES_TLS, None),
+        ("postgresql://db.example.com:6432", "db.example.com", 6432, Wire.POSTGRES_TLS, None),
     ],
 )
 def test_targets_are_read(text: str, host: str, port: int, wire: Wire | None, path: str | None):
@@ -124,7 +124,10 @@ def test_h20_an_ambiguous_path_is_explained_as_denied():
     [
         ("evil.test", Reason.DOMAIN_NOT_ALLOWED, False),
         ("http://a.example.org/", Reason.PLAIN_HTTP, True),
-        ("postgres://a.example.org", Reason.POSTGRES_UNSUPPORTED, True),
+        ("postgres://a.example.org", Reason.DOMAIN, True),
+        ("postgresql://a.example.org/db?sslmode=disable", Reason.POSTGRES_PLAINTEXT, True),
+        ("postgres://93.184.216.34", Reason.NO_SNI, None),
+        ("postgres://203.0.113.7/?sslmode=disable", Reason.RANGE, None),
         ("93.184.216.34", Reason.NO_SNI, None),
         ("http://93.184.216.34/", Reason.PLAIN_HTTP, None),
         ("a.example.org", Reason.DOMAIN, True),
@@ -190,3 +193,16 @@ def test_a_denied_range_is_named():
         explain(policy, Target(host=parse_address("93.184.216.34"), port=443), Boundary()).pattern
         == "subnets.deny 93.184.216.0/24"
     )
+
+
+def test_postgres_notes_tell_what_passes_and_that_rules_do_not_apply():
+    """As a person would ask it; by range nothing of it is worth a word."""
+    policy = Policy.parse(
+        {"allow": {"db.example.org": [{"transform": [{"headers": {"x": "y"}}]}]}, "subnets": {"allow": ["203.0.113.0/24"]}}
+    )
+    told = explain(policy, parse_target("postgres://db.example.org"), Boundary())
+    assert isinstance(told.decision, Relay)
+    assert any("sslmode=disable" in note for note in told.notes)
+    assert any("rules don't apply" in note for note in told.notes)
+    by_range = explain(policy, parse_target("postgres://203.0.113.9"), Boundary())
+    assert not any("sslmode" in note for note in by_range.notes)

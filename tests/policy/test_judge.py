@@ -274,7 +274,10 @@ def test_d14_with_domains_the_server_name_decides():
         ({"sni": "a.example", "problem": "two names"}, R.BAD_CLIENT_HELLO),
         ({"wire": Wire.TLS, "problem": "no record"}, R.BAD_CLIENT_HELLO),
         ({"wire": Wire.HTTP}, R.PLAIN_HTTP),
-        ({"wire": Wire.POSTGRES}, R.POSTGRES_UNSUPPORTED),
+        ({"wire": Wire.POSTGRES}, R.POSTGRES_PLAINTEXT),
+        ({"wire": Wire.POSTGRES, "problem": "malformed"}, R.BAD_STARTUP),
+        ({"wire": Wire.POSTGRES_TLS}, R.NO_SNI),
+        ({"wire": Wire.POSTGRES_TLS, "sni": "a.example", "problem": "x"}, R.BAD_CLIENT_HELLO),
         ({"wire": Wire.UNKNOWN}, R.PROTOCOL_NOT_ALLOWED),
         ({"wire": Wire.SILENT}, R.PROTOCOL_NOT_ALLOWED),
         ({"wire": "redis"}, R.PROTOCOL_NOT_ALLOWED),
@@ -319,7 +322,10 @@ def test_t2_c7_the_server_name_must_be_the_name_that_was_asked_for(policy: objec
         ({"wire": Wire.TLS}, R.NO_SNI),
         ({"sni": "a.example", "problem": "x"}, R.BAD_CLIENT_HELLO),
         ({"wire": Wire.HTTP}, R.PLAIN_HTTP),
-        ({"wire": Wire.POSTGRES}, R.POSTGRES_UNSUPPORTED),
+        ({"wire": Wire.POSTGRES}, R.POSTGRES_PLAINTEXT),
+        ({"wire": Wire.POSTGRES, "problem": "malformed"}, R.BAD_STARTUP),
+        ({"wire": Wire.POSTGRES_TLS}, R.NO_SNI),
+        ({"wire": Wire.POSTGRES_TLS, "sni": "a.example", "problem": "x"}, R.BAD_CLIENT_HELLO),
         ({"wire": Wire.UNKNOWN}, R.PROTOCOL_NOT_ALLOWED),
         ({"wire": Wire.SILENT}, R.PROTOCOL_NOT_ALLOWED),
         ({"wire": "redis", "sni": "a.example"}, R.PROTOCOL_NOT_ALLOWED),
@@ -601,3 +607,63 @@ def test_rules_apply_only_to_the_verified_name(document: dict, case: Facts):
         assert case.problem is None
         assert case.wire == Wire.TLS
         assert case.host == case.server_name or not isinstance(case.host, str)
+
+
+# -- PostgreSQL
+
+POSTGRES_RULES = {"allow": {"a.example": SET, "gone.example": ANSWER}}
+
+
+@pytest.mark.parametrize("host", ["a.example", PUBLIC])
+@pytest.mark.parametrize("policy", [DOMAINS, POSTGRES_RULES])
+def test_p1_a_request_for_encryption_asks_for_the_hello(host: str, policy: object):
+    """The name is in the ClientHello alone, so nothing is decided, and nobody dialled, before that."""
+    known = facts(host, PUBLIC, wire=Wire.POSTGRES_REQUEST)
+    assert ask(policy, known) is Need.HELLO
+    decision = ask(policy, replace(known, wire=Wire.POSTGRES_TLS, server_name=Hostname("a.example")))
+    assert isinstance(decision, Relay)
+    assert (decision.reason, decision.only_postgres) == (R.DOMAIN, False)
+
+
+@pytest.mark.parametrize("host", ["a.example", PUBLIC])
+def test_c9_p7_p13_rules_never_apply_to_postgres(host: str):
+    """Both ways into its TLS; in the direct one the server must prove it, since one word of ALPN would get around rules."""
+    told = facts(host, PUBLIC, wire=Wire.POSTGRES_TLS, sni="a.example")
+    direct = replace(facts(host, PUBLIC, sni="a.example"), alpn=(b"postgresql",))
+    for known, unproven in ((told, False), (direct, True)):
+        decision = ask(POSTGRES_RULES, known)
+        assert isinstance(decision, Relay)
+        assert decision.only_postgres is unproven
+    assert ask(DOMAINS, direct) == replace(ask(POSTGRES_RULES, direct), only_postgres=False)
+    for alpn in ((), (b"http/1.1", b"postgresql"), (b"postgresql", b"h2"), (b"h2",)):
+        assert isinstance(ask(POSTGRES_RULES, replace(direct, alpn=alpn)), Inspect)
+
+
+def test_c9_rules_that_answer_for_a_server_do_not_stand_in_for_a_database():
+    """It is resolved and dialled, though its requests never would be."""
+    for name in ("gone.example", PUBLIC):
+        known = facts(name, wire=Wire.POSTGRES_TLS, sni="gone.example")
+        assert ask(POSTGRES_RULES, known) is Need.ADDRESSES
+        decision = ask(POSTGRES_RULES, replace(known, addresses=(at(OTHER),)))
+        assert isinstance(decision, Relay)
+        assert dialled(decision) == [OTHER]
+
+
+@pytest.mark.parametrize("wire", [Wire.POSTGRES, Wire.POSTGRES_REQUEST, Wire.POSTGRES_TLS])
+def test_p4_p8_ranges_and_allow_all_let_every_start_up_pass(wire: Wire):
+    """Untouched, whatever it is."""
+    for policy in (
+        "allow-all",
+        {"subnets": {"allow": [f"{PUBLIC}/32"]}},
+        {**POSTGRES_RULES, "subnets": {"allow": [f"{PUBLIC}/32"]}},
+    ):
+        for host in ("a.example", PUBLIC):
+            decision = ask(policy, facts(host, PUBLIC, wire=wire))
+            assert isinstance(decision, Relay)
+            assert decision.only_postgres is False
+
+
+@pytest.mark.parametrize("sni", ["evil.example", "x.w.example"])
+def test_p11_the_name_of_the_handshake_must_be_the_name_asked_for(sni: str):
+    assert reason(DOMAINS, facts("a.example", PUBLIC, wire=Wire.POSTGRES_TLS, sni=sni)) == R.SNI_MISMATCH
+    assert reason(DOMAINS, facts(PUBLIC, wire=Wire.POSTGRES_TLS, sni="evil.example")) == R.DOMAIN_NOT_ALLOWED

@@ -35,7 +35,8 @@ def test_starts_are_told_apart_by_exactly_eight_bytes(kind):
     data = STARTS[kind]
     assert parse_start(data) is kind
     assert decided_at(parse_start, data) == 8
-    assert sniff_postgres(data) == Sniffed("postgres")
+    asks = kind in {PostgresStart.SSL_REQUEST, PostgresStart.GSSENC_REQUEST}
+    assert sniff_postgres(data) == Sniffed("postgres-request" if asks else "postgres")
 
 
 @pytest.mark.parametrize("code", [196608, 196610, 206607, 0x00020000])

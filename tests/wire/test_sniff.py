@@ -25,7 +25,7 @@ STREAMS = {
     "options": (b"OPTIONS * HTTP/1.1\r\n", Sniffed("http")),
     "m-search": (b"M-SEARCH * HTTP/1.1\r\n", Sniffed("http")),
     "http2-preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Sniffed("http")),
-    "ssl-request": (SSL_REQUEST, Sniffed("postgres")),
+    "ssl-request": (SSL_REQUEST, Sniffed("postgres-request")),
     "ssh": (b"SSH-2.0-x\r\n", Sniffed("unknown")),
     "smtp": (b"EHLO a.example\r\n", Sniffed("unknown")),
     "redis": (b"PING\r\n", Sniffed("unknown")),

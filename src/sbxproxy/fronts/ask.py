@@ -28,12 +28,14 @@ class Ask(Protocol):
         host: canonical name or address.
         port: 1 to 65535.
         wire: what the first bytes are, where the front can tell already.
+        mute: nothing can be said before the first bytes; a denial is then told in the protocol that these are.
     """
 
     front: str
     host: Hostname | IPAddress
     port: int
     wire: str | None
+    mute: bool
 
     async def accept(self) -> None:
         """Tell the client to go ahead."""
@@ -80,11 +82,12 @@ class StreamAsk:
     port: int
     front: str = "stream"
     wire: str | None = None
+    mute: bool = True
 
     async def accept(self) -> None:
         """Nothing to say."""
         await trio.lowlevel.checkpoint()
 
     async def refuse(self, refusal: Refusal) -> None:  # noqa: ARG002
-        """Nothing to say; the connection is reset."""
+        """Nothing to say here."""
         await trio.lowlevel.checkpoint()

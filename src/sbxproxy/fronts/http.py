@@ -111,6 +111,7 @@ class ConnectAsk:
     client: PeekedStream
     front: str = "connect"
     wire: str | None = None
+    mute: bool = False
 
     async def accept(self) -> None:
         """Answer 200; what follows belongs to the tunnel."""
@@ -131,6 +132,7 @@ class PlainAsk:
     client: PeekedStream
     front: str = "http"
     wire: str | None = "http"
+    mute: bool = False
 
     async def accept(self) -> None:
         """Nothing to say before the response."""

@@ -80,6 +80,7 @@ class SocksAsk:
     client: PeekedStream
     front: str = "socks5"
     wire: str | None = None
+    mute: bool = False
 
     async def accept(self) -> None:
         """Answer that the connection stands: the ClientHello comes only after that."""

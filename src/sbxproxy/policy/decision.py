@@ -26,6 +26,11 @@ class Wire(StrEnum):
     TLS = "tls"
     HTTP = "http"
     POSTGRES = "postgres"
+    """PostgreSQL that begins in plain text: a StartupMessage or a CancelRequest."""
+    POSTGRES_REQUEST = "postgres-request"
+    """PostgreSQL that asks for encryption and waits for the answer."""
+    POSTGRES_TLS = "postgres-tls"
+    """PostgreSQL that was promised TLS and has sent its ClientHello (or what stands in its place)."""
     UNKNOWN = "unknown"
     SILENT = "silent"
     """The server spoke first, or nobody did within the time allowed."""
@@ -48,7 +53,6 @@ class Reason(StrEnum):
     PROXY_ADDRESS = "proxy-address"
     PLAIN_HTTP = "plain-http"
     POSTGRES_PLAINTEXT = "postgres-plaintext"
-    POSTGRES_UNSUPPORTED = "postgres-unsupported"
     PROTOCOL_NOT_ALLOWED = "protocol-not-allowed"
     HOST_MISMATCH = "host-mismatch"
     AMBIGUOUS_PATH = "ambiguous-path"
@@ -57,6 +61,7 @@ class Reason(StrEnum):
     BAD_NAME = "bad-name"
     BAD_CLIENT_HELLO = "bad-client-hello"
     BAD_REQUEST = "bad-request"
+    BAD_STARTUP = "bad-startup"
     FIRST_BYTES_TIMEOUT = "first-bytes-timeout"
     LIMIT = "limit"
     STAGE_FAILED = "stage-failed"
@@ -95,6 +100,7 @@ class Need(Enum):
     """What the judge must know before it can answer."""
 
     WIRE = "the first bytes"
+    HELLO = "the ClientHello that a PostgreSQL client sends once it is promised TLS"
     ADDRESSES = "the addresses of the name to be dialled"
 
 
@@ -117,12 +123,15 @@ class Relay:
         dial: where to connect.
         provisional: the policy has rules that a ClientHello could still call for: connect at once, look at whichever side
             speaks first, and judge again if the client does (a server that speaks first settles it as ``Wire.SILENT``).
+        only_postgres: the domain has rules, and the client's word that it speaks PostgreSQL, to which they don't apply, is all
+            there is: the server must show first that it does.
     """
 
     reason: str
     matched: str | None
     dial: Dial
     provisional: bool = False
+    only_postgres: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 __all__ = ["Explanation", "HttpRequest", "Target", "explain", "parse_target"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import assert_never
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.hostname import Hostname, canonical_hostname
@@ -23,7 +23,7 @@ from sbxproxy.policy.path import is_ambiguous_path
 from sbxproxy.policy.reach import Boundary
 from sbxproxy.policy.rules import Rule
 
-_WIRES = {"https": Wire.TLS, "http": Wire.HTTP, "postgres": Wire.POSTGRES, "postgresql": Wire.POSTGRES}
+_WIRES = {"https": Wire.TLS, "http": Wire.HTTP, "postgres": Wire.POSTGRES_TLS, "postgresql": Wire.POSTGRES_TLS}
 _PORTS = {"https": 443, "http": 80, "postgres": 5432, "postgresql": 5432}
 
 
@@ -84,6 +84,8 @@ class Explanation:
 def parse_target(text: str) -> Target:
     """Read ``host:port``, ``[v6]:port``, ``host`` (port 443) or a URL with https, http or postgres(ql).
 
+    A PostgreSQL client is taken to use TLS, unless the URL says ``sslmode=disable``.
+
     Raises:
         ValueError: it is none of these.
     """
@@ -103,7 +105,10 @@ def parse_target(text: str) -> Target:
     path = None
     if scheme in {"http", "https"} and (parts.path or parts.query):
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(host=host, port=port or _PORTS.get(scheme, 443), wire=_WIRES.get(scheme), path=path)
+    wire = _WIRES.get(scheme)
+    if wire is Wire.POSTGRES_TLS and "disable" in parse_qs(parts.query).get("sslmode", ()):
+        wire = Wire.POSTGRES
+    return Target(host=host, port=port or _PORTS.get(scheme, 443), wire=wire, path=path)
 
 
 def explain(
@@ -150,6 +155,8 @@ def explain(
         case Relay(matched=pattern, provisional=provisional):
             if provisional:
                 notes.append("if the client sends a ClientHello for a domain with rules, those apply")
+            if target.wire is Wire.POSTGRES_TLS:
+                notes += _postgres_notes(policy, target, decision)
         case Handle(matched=pattern):
             pass
         case _:
@@ -163,6 +170,15 @@ def explain(
         dns=policy.resolves(target.host) if isinstance(target.host, str) else None,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _postgres_notes(policy: Policy, target: Target, decision: Relay) -> Iterator[str]:
+    if decision.reason != Reason.DOMAIN:
+        return
+    yield "only inside TLS: a client that begins in plain text (sslmode=disable, or a plain-text cancel request) is refused"
+    found = policy.match_domain(target.host) if isinstance(target.host, str) else None
+    if found is not None and found.rules is not None:
+        yield "its rules don't apply to PostgreSQL: the bytes pass untouched"
 
 
 def _decide(
@@ -184,11 +200,11 @@ def _decide(
                     facts = replace(facts, addresses=(address,))
                 else:
                     facts = replace(facts, addresses=tuple(addresses))
-            case Need.WIRE:
+            case Need.WIRE | Need.HELLO:
                 wire = target.wire or Wire.TLS
                 if target.wire is None:
                     notes.append("assumed that the client speaks TLS")
-                name = target.host if isinstance(target.host, str) and wire is Wire.TLS else None
+                name = target.host if isinstance(target.host, str) and wire in {Wire.TLS, Wire.POSTGRES_TLS} else None
                 facts = replace(facts, wire=wire, server_name=name)
             case _:
                 return decision

@@ -77,7 +77,9 @@ class _Case:
         match facts.wire:
             case None:
                 return Need.WIRE
-            case Wire.TLS:
+            case Wire.POSTGRES_REQUEST:
+                return Need.HELLO
+            case Wire.TLS | Wire.POSTGRES_TLS:
                 refused = self.bad_hello()
                 if refused is not None:
                     return refused
@@ -113,7 +115,7 @@ class _Case:
             if found is None:
                 return self.reach.no_range(addresses[0])
         assert found is not None
-        if facts.wire == Wire.HTTP:
+        if facts.wire in {Wire.HTTP, Wire.POSTGRES}:
             return self.no_protocol(None)
         # Told before the first bytes are waited for, while the front can still say so in its own protocol.
         allowed = () if addresses is None else self.reach.for_domain(addresses)
@@ -122,9 +124,11 @@ class _Case:
         match facts.wire:
             case None:
                 return Need.WIRE
-            case Wire.TLS:
+            case Wire.POSTGRES_REQUEST:
+                return Need.HELLO
+            case Wire.TLS | Wire.POSTGRES_TLS:
                 refused = self.bad_hello() or self.bad_name(name)
-                return refused or self.go_to_domain(found, allowed)
+                return refused or (self.to_domain(found) if addresses is None else self.go_to_domain(found, allowed))
             case _:
                 return self.no_protocol(None)
 
@@ -144,9 +148,11 @@ class _Case:
     # -- what they have in common
 
     def brokered(self) -> DomainMatch | None:
-        """Return the pattern of a well-formed ClientHello's server name if it has rules."""
+        """Return the pattern of a well-formed ClientHello's server name if it has rules that apply."""
         facts = self.facts
         if not self.policy.has_rules or facts.wire != Wire.TLS or facts.problem is not None or facts.server_name is None:
+            return None
+        if self.is_postgres():
             return None
         found = self.policy.match_domain(facts.server_name)
         return found if found is not None and found.rules is not None else None
@@ -160,7 +166,7 @@ class _Case:
         """Go to the server name, which *found* allows, at the addresses it resolved to."""
         addresses = self.facts.addresses
         if addresses is None:
-            if found.rules is None or found.rules.needs_upstream:
+            if found.rules is None or found.rules.needs_upstream or self.is_postgres():
                 return Need.ADDRESSES
             return self.go_to_domain(found, ())
         allowed = self.reach.for_domain(addresses)
@@ -168,10 +174,19 @@ class _Case:
 
     def go_to_domain(self, found: DomainMatch, allowed: tuple[IPAddress, ...]) -> Decision:
         facts, rules = self.facts, found.rules
-        if rules is None:
-            return self.relay(Reason.DOMAIN, found.pattern, allowed)
+        if rules is None or self.is_postgres():
+            unproven = rules is not None and facts.wire == Wire.TLS
+            return self.relay(Reason.DOMAIN, found.pattern, allowed, only_postgres=unproven)
         dial = Dial(facts.server_name, allowed, facts.port)
         return Inspect(reason=Reason.DOMAIN, matched=found.pattern, dial=dial, rules=rules)
+
+    def is_postgres(self) -> bool:
+        """Tell whether the client speaks PostgreSQL in TLS, in which there are no requests that rules could apply to.
+
+        Its direct form offers the one protocol ``postgresql`` (PostgreSQL 17 manual, 55.2.9).
+        """
+        facts = self.facts
+        return facts.wire == Wire.POSTGRES_TLS or (facts.wire == Wire.TLS and facts.alpn == (b"postgresql",))
 
     def relay(
         self,
@@ -180,6 +195,7 @@ class _Case:
         addresses: tuple[IPAddress, ...],
         *,
         provisional: bool = False,
+        only_postgres: bool = False,
     ) -> Relay:
         host = self.facts.host
         name = host if isinstance(host, str) else None
@@ -190,6 +206,7 @@ class _Case:
             matched=matched,
             dial=Dial(name, addresses, self.facts.port),
             provisional=provisional,
+            only_postgres=only_postgres,
         )
 
     # -- first bytes
@@ -209,18 +226,24 @@ class _Case:
         """Deny first bytes that carry no server name to judge by."""
         match self.facts.wire:
             case Wire.HTTP:
-                reason, what = Reason.PLAIN_HTTP, "HTTP without TLS"
+                reason, what, instead = Reason.PLAIN_HTTP, "HTTP without TLS", "use https, or "
+            case Wire.POSTGRES if self.facts.problem is not None:
+                return Deny(reason=Reason.BAD_STARTUP, detail=f"{self.facts.problem}")
             case Wire.POSTGRES:
-                reason, what = Reason.POSTGRES_UNSUPPORTED, "PostgreSQL"
+                reason, what, instead = (
+                    Reason.POSTGRES_PLAINTEXT,
+                    "PostgreSQL without TLS",
+                    "use sslmode=require or stricter, or ",
+                )
             case _:
-                reason, what = Reason.PROTOCOL_NOT_ALLOWED, "a protocol other than TLS"
+                reason, what, instead = Reason.PROTOCOL_NOT_ALLOWED, "a protocol other than TLS", ""
         if address is None and self.facts.addresses:
             address = self.facts.addresses[0]
         remedy = allow_range(address) if address is not None else "an address range in subnets.allow"
         return Deny(
             reason=reason,
             detail=f"{what} passes to allowed ranges only: it has no server name to rely on",
-            remedy=f"use https, or {remedy}" if reason is Reason.PLAIN_HTTP else remedy,
+            remedy=instead + remedy,
         )
 
     def not_listed(self, name: Hostname) -> Deny:

@@ -131,6 +131,15 @@ def lint(policy: Policy) -> list[Finding]:
         found += _lint_shadows(pattern, hidden.get(pattern, []))
     found += _lint_ech(policy)
     found += _lint_ranges(policy)
+    if policy.has_rules:
+        found.append(
+            Finding(
+                "rules-https-only",
+                "allow",
+                "rules apply to HTTPS requests; a PostgreSQL server of the same name is reached inside TLS, with the bytes untouched",
+                Severity.NOTE,
+            )
+        )
     return found
 
 

@@ -18,6 +18,7 @@ __all__ = [
 
 from enum import Enum
 from struct import unpack_from
+from typing import assert_never
 
 from sbxproxy.wire.result import Hint, Sniffed
 
@@ -75,13 +76,19 @@ def parse_start(data: bytes) -> PostgresStart | Hint:
 
 
 def sniff_postgres(data: bytes) -> Sniffed | Hint:
-    """Recognise a PostgreSQL client; use ``parse_start`` on the same bytes to learn what it wants."""
+    """Recognise a PostgreSQL client, and whether it asks for encryption before it begins."""
     start = parse_start(data)
     if isinstance(start, Hint):
         return start
-    if start is PostgresStart.MALFORMED:
-        return Sniffed("postgres", problem="malformed PostgreSQL start-up request")
-    return Sniffed("postgres")
+    match start:
+        case PostgresStart.SSL_REQUEST | PostgresStart.GSSENC_REQUEST:
+            return Sniffed("postgres-request")
+        case PostgresStart.MALFORMED:
+            return Sniffed("postgres", problem="malformed PostgreSQL start-up request")
+        case PostgresStart.STARTUP | PostgresStart.CANCEL_REQUEST:
+            return Sniffed("postgres")
+        case unknown:
+            assert_never(unknown)
 
 
 def error_response(message: str, *, code: str = "28000", hint: str = "") -> bytes:

@@ -99,18 +99,6 @@ async def test_t16_what_is_not_tls_is_denied_not_taken_for_plain_text(junk: byte
         assert box.wires.dialled == []
 
 
-async def test_c9_rules_do_not_open_postgres_and_nothing_is_put_into_it() -> None:
-    """Its TLS can't be terminated without breaking channel binding; without a range it is told so in its own words."""
-    rules = {"allow": {GOOD: [{"transform": [{"headers": {"authorization": "Bearer canary"}}]}]}}
-    async with open_box(rules, NAMES) as box:
-        answer = await box.say(GOOD, bytes.fromhex("0000000804d2162f"), 5432)
-        assert answer.startswith(b"E")
-        assert b"C28000\0" in answer
-        assert b"canary" not in answer
-        assert box.closed[0].reason == "postgres-unsupported"
-        assert box.wires.dialled == []
-
-
 async def test_t17_a_server_that_speaks_first_is_heard_at_once_in_a_range(autojump_clock: trio.testing.MockClock) -> None:
     """No waiting for a client that waits for its server, also while rules could still call for inspection."""
     rules = {"allow": {GOOD: [{"transform": [{"headers": {"x": "y"}}]}]}, "subnets": {"allow": ["1.1.0.0/16"]}}

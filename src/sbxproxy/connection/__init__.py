@@ -1,0 +1,12 @@
+"""What happens to a connection, from its wish to its close.
+
+``story`` tells it in order; ``first_bytes``, ``postgres``, ``upstream``, ``goodbye`` and ``record`` are its parts, and ``context`` is what
+the connections of a sandbox share.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Context", "Dialer", "narrow", "serve_flow"]
+
+from sbxproxy.connection.context import Context, Dialer
+from sbxproxy.connection.story import narrow, serve_flow

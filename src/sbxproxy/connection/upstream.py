@@ -1,0 +1,169 @@
+"""The other side of a connection: judged addresses, connected to, judged once more, and verified where TLS is ours."""
+
+from __future__ import annotations
+
+__all__ = ["Upstream"]
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import trio
+from trio.abc import Stream
+
+from sbxproxy.connection.context import Context
+from sbxproxy.connection.goodbye import close
+from sbxproxy.connection.postgres import prove_postgres, request_tls
+from sbxproxy.connection.record import Recorder
+from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
+from sbxproxy.flow import Flow
+from sbxproxy.hostname import Hostname, canonical_hostname
+from sbxproxy.http.handler import Denied, Origin
+from sbxproxy.net.peek import PeekedStream, peekable
+from sbxproxy.net.sockets import abort
+from sbxproxy.policy.decision import Deny, Dial, Need, Reason, Relay
+from sbxproxy.policy.judge import judge, permitted
+from sbxproxy.stages.pipeline import run_stage
+
+CLEAN_ENDS = frozenset({"eof", "idle", "linger", "denied", "failed", "closed", "upgraded", "elsewhere", "drained"})
+"""Ends after which a side may be closed with a goodbye. Any other must look like the break that it is."""
+
+
+class Upstream:
+    """Opens connections for one flow.
+
+    Attributes:
+        first: what the first request's connection came to, where it was opened before the request: a stream, or why there is none.
+    """
+
+    __slots__ = ("_context", "_flow", "_record", "first")
+
+    def __init__(self, context: Context, flow: Flow, record: Recorder) -> None:
+        self._context = context
+        self._flow = flow
+        self._record = record
+        self.first: Stream | UpstreamError | Denied | None = None
+
+    @asynccontextmanager
+    async def dialled(self, dial: Dial, *, ask_for_tls: bool = False) -> AsyncIterator[PeekedStream]:
+        """Connect, and judge once more what was connected to; closes it afterwards.
+
+        Args:
+            dial: where to.
+            ask_for_tls: ask it as a PostgreSQL server for TLS first: its client was promised that.
+
+        Raises:
+            UpstreamError: it can't be connected to, or is not what it must be.
+            ClientProtocolError: the policy has changed meanwhile.
+        """
+        flow, context = self._flow, self._context
+        patience = context.limits.handshake
+        stream, address = await context.dialer(dial.addresses, dial.port)
+        upstream = peekable(stream)
+        try:
+            flow.address = address
+            flow.facts = replace(flow.facts, addresses=(address,))
+            self._still_allowed()
+            if ask_for_tls:
+                await request_tls(upstream, patience)
+            elif isinstance(flow.decision, Relay) and flow.decision.only_postgres:
+                witness, _ = await context.dialer((address,), dial.port)
+                await prove_postgres(peekable(witness), patience)
+            self._record.opened()
+            yield upstream
+        except BaseException:
+            await abort(upstream)
+            raise
+        if flow.ended in CLEAN_ENDS:
+            await close(upstream, hard=False)
+        else:
+            await abort(upstream)
+
+    def _still_allowed(self) -> None:
+        if not self._context.rejudge(self._flow):
+            raise ClientProtocolError(Reason.POLICY_CHANGED, "the policy changed while this was being connected")
+
+    async def open_verified(self, dial: Dial, name: Hostname) -> Stream:
+        """Connect to the inspected flow's own server, and verify it.
+
+        Raises:
+            UpstreamError: it can't be connected to, or verified.
+            Denied: the policy has changed meanwhile, or the terminator failed.
+        """
+        flow, context = self._flow, self._context
+        stream, address = await context.dialer(dial.addresses, dial.port)
+        flow.address = address
+        flow.facts = replace(flow.facts, addresses=(address,))
+        if not context.rejudge(flow):
+            await trio.aclose_forcefully(stream)
+            raise Denied(Reason.POLICY_CHANGED, "the policy changed while this was being connected")
+        upstream = await self._secured(stream, name)
+        self._record.opened()
+        return upstream
+
+    async def _secured(self, stream: Stream, name: Hostname) -> Stream:
+        context = self._context
+        try:
+            with trio.fail_after(context.limits.handshake):
+                return await run_stage(
+                    "the terminator", context.limits.stage, context.terminator.connect, self._flow, stream, name
+                )
+        except trio.TooSlowError:
+            await trio.aclose_forcefully(stream)
+            raise UpstreamError("the upstream's TLS handshake took too long", reason="upstream-tls", status=504) from None
+        except StageError as error:
+            self._record.problem(Reason.STAGE_FAILED, str(error))
+            await trio.aclose_forcefully(stream)
+            raise Denied(Reason.STAGE_FAILED, "a part of the pipeline failed", status=502) from None
+
+    async def open(self, origin: Origin) -> Stream:
+        """Open a connection for a request: the flow's own server's, or one that a forwardURL names.
+
+        Raises:
+            UpstreamError: it can't be had.
+            Denied: the policy doesn't allow it.
+        """
+        flow = self._flow
+        own = origin.host == str(flow.facts.host if flow.front == "http" else flow.facts.server_name)
+        if not (own and origin.port == flow.facts.port):
+            return await self._open_elsewhere(origin)
+        first, self.first = self.first, None
+        if isinstance(first, UpstreamError | Denied):
+            raise first
+        return first or await self._open_own(origin)
+
+    async def _open_own(self, origin: Origin) -> Stream:
+        flow, context = self._flow, self._context
+        facts = replace(flow.facts, addresses=None)
+        verdict = judge(context.policy, facts, context.boundary)
+        if verdict is Need.ADDRESSES:
+            name = canonical_hostname(origin.host)
+            assert name is not None
+            facts = replace(facts, addresses=await context.resolver.resolve(name))
+            verdict = judge(context.policy, facts, context.boundary)
+        if isinstance(verdict, Need | Deny) or type(verdict) is not type(flow.decision):
+            reason = verdict.reason if isinstance(verdict, Deny) else Reason.POLICY_CHANGED
+            raise Denied(reason, "the policy no longer allows this")
+        if flow.front == "http":
+            stream, flow.address = await context.dialer(verdict.dial.addresses, verdict.dial.port)
+            return stream
+        return await self.open_verified(verdict.dial, Hostname(origin.host))
+
+    async def _open_elsewhere(self, origin: Origin) -> Stream:
+        context = self._context
+        name = Hostname(origin.host)
+        addresses = await context.resolver.resolve(name)
+        allowed = permitted(context.policy, addresses, origin.port, context.boundary)
+        if isinstance(allowed, Deny):
+            raise Denied(allowed.reason, "the forwardURL leads to an address that is not open")
+        stream, address = await context.dialer(allowed, origin.port)
+        if isinstance(permitted(context.policy, (address,), origin.port, context.boundary), Deny):
+            await trio.aclose_forcefully(stream)
+            raise Denied(Reason.POLICY_CHANGED, "the policy changed while this was being connected")
+        return await self._secured(stream, name)
+
+    async def drop_first(self) -> None:
+        """Reset what was opened and not used."""
+        first, self.first = self.first, None
+        if isinstance(first, Stream):
+            await abort(first)
