@@ -19,15 +19,22 @@ LITERAL = "203.0.113.9"  # an address that the proxy never dials: a name leads e
 
 @dataclass(eq=False)
 class Database:
-    """Where a client connects to (``port``), and what came out at the other end."""
+    """Where a client connects to, and what came out at the other end.
+
+    Attributes:
+        port: of this machine.
+        accepted: how many connections came in there.
+    """
 
     firewall: Firewall
     recorder: Recorder
-    port: int
+    port: int = 0
+    accepted: int = 0
 
-    @property
-    def reasons(self) -> list[str]:
-        return self.firewall.reasons
+    def forget(self) -> None:
+        """Begin to count again."""
+        self.accepted = 0
+        self.recorder.connections.clear()
 
 
 @asynccontextmanager
@@ -47,9 +54,13 @@ async def open_database(
     async with open_firewall(policy, directory=directory, resolve={NAME: [LOOPBACK]}, **options) as firewall:
         await firewall.nursery.start(recorder.serve)
 
+        database = Database(firewall, recorder)
+
         async def handle(stream: trio.SocketStream) -> None:
+            database.accepted += 1
             await firewall.sandbox.handle(stream, (target, recorder.port))
 
         listeners = await trio.open_tcp_listeners(0, host=LOOPBACK)
+        database.port = listeners[0].socket.getsockname()[1]
         await firewall.nursery.start(trio.serve_listeners, handle, listeners)
-        yield Database(firewall, recorder, listeners[0].socket.getsockname()[1])
+        yield database

@@ -56,7 +56,7 @@ class Recorder:
     port: int = 0
     connections: list[Connection] = field(default_factory=list)
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED) -> None:
         listeners = await trio.open_tcp_listeners(0, host=LOOPBACK)
         self.port = listeners[0].socket.getsockname()[1]
         await trio.serve_listeners(self._forward, listeners, task_status=task_status)
