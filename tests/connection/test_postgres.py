@@ -317,15 +317,29 @@ async def test_p7_rules_that_come_later_cut_what_was_never_proven() -> None:
 
 
 @pytest.mark.parametrize("policy", ["deny-all", {"allow": ["other.example"]}])
-@pytest.mark.parametrize("said", [STARTUP, CANCEL, SSL_REQUEST])
+@pytest.mark.parametrize("said", [STARTUP, CANCEL])
 async def test_p4_a_target_that_is_denied_is_told_so_in_postgres_own_words(policy: object, said: bytes) -> None:
-    """Nobody is promised anything then, so that the client shows a refusal and doesn't start over in plain text."""
     async with open_box(policy, NAMES) as box:
         answer = await box.say(NAME, said, 5432)
         assert answer[:1] == b"E"
         assert b"C28000\0" in answer
         assert box.wires.dialled == []
         assert box.closed[0].decision == "deny"
+
+
+@pytest.mark.parametrize("policy", ["deny-all", {"allow": ["other.example"]}])
+async def test_p4_a_denied_target_is_told_inside_the_handshake_to_who_asks_for_tls(policy: object) -> None:
+    """libpq shows the alert, but hides the text of an error that comes in place of the promise."""
+    async with open_box(policy, NAMES) as box:
+        client = box.open(NAME, 5432)
+        await client.send_all(SSL_REQUEST)
+        assert await hear(client, 1) == b"S"
+        await client.send_all(HELLO)
+        assert (await until_end(client))[0] == ALERT_ACCESS_DENIED
+        assert box.wires.dialled == []
+        await client.aclose()
+        await box.settle()
+        assert (box.closed[0].wire, box.closed[0].server_name) == ("postgres-tls", NAME)
 
 
 async def test_p4_a_denied_client_that_waits_for_its_server_is_not_kept_waiting(autojump_clock: trio.testing.MockClock) -> None:

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sbxproxy import __version__
-from sbxproxy.cli.origin import API, FILES, OTHER, Origin
+from sbxproxy.cli.demo_database import Database, find_programs
+from sbxproxy.cli.origin import API, DATABASE, FILES, OTHER, Origin
 from sbxproxy.events import Event, FlowClosed
 from sbxproxy.policy import Policy
 from sbxproxy.proxy import Proxy
@@ -78,6 +79,7 @@ async def _tell() -> Story:
     with trio.fail_after(120), tempfile.TemporaryDirectory() as directory:
         async with _stage(Path(directory)) as (origin, sandbox, environment, events):
             await _act(story, origin, sandbox, environment, events)
+            await _ask_database(story, origin, sandbox, environment)
     return story
 
 
@@ -143,6 +145,31 @@ async def _act(story: Story, origin: Origin, sandbox: Sandbox, environment: dict
     )
 
 
+async def _ask_database(story: Story, origin: Origin, sandbox: Sandbox, environment: dict[str, str]) -> None:
+    programs = find_programs()
+    if programs is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="sbxproxy-demo-") as place:
+        files = Path(place)
+        root = files / "root.pem"
+        root.write_bytes(origin.certificate.read_bytes())
+        async with Database.open(programs, root=root, chain=origin.chain, directory=files, sandbox=sandbox) as database:
+            await sandbox.update_policy({"allow": [DATABASE]})
+            code, out = await database.ask(environment, "verify-full")
+            story.step(
+                f"PostgreSQL: psql reaches {DATABASE} inside TLS", _first(out), holds=code == 0 and "reached, with TLS" in out
+            )
+            code, out = await database.ask(environment, "disable")
+            story.step(
+                "PostgreSQL: plain text is refused, in its own words", _said(out), holds=code != 0 and "sslmode=require" in out
+            )
+            await sandbox.update_policy({"allow": [FILES]})
+            code, out = await database.ask(environment, "verify-full")
+            story.step(
+                f"PostgreSQL: psql is denied once {DATABASE} isn't allowed", _said(out), holds=code != 0 and "reached" not in out
+            )
+
+
 async def _client(environment: dict[str, str], url: str) -> tuple[int, str]:
     """Fetch with curl, or with Python where there is none."""
     if shutil.which("curl") is None:
@@ -196,6 +223,11 @@ async def _cut_download(environment: dict[str, str], url: str, sandbox: Sandbox)
 
 def _masked(value: str) -> str:
     return value.replace(TOKEN, TOKEN[:10] + "…") or "nothing"
+
+
+def _said(text: str) -> str:
+    """Return what psql says the server said, without where it tried."""
+    return _first(text.partition(" failed: ")[2])
 
 
 def _first(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["API", "FILES", "OTHER", "Origin"]
+__all__ = ["API", "DATABASE", "FILES", "OTHER", "Origin"]
 
 import datetime as dt
 import ipaddress
@@ -21,7 +21,8 @@ from sbxproxy.hostname import Hostname
 API = Hostname("api.demo.example")
 FILES = Hostname("files.demo.example")
 OTHER = Hostname("other.demo.example")
-_NAMES = (API, FILES, OTHER)
+DATABASE = Hostname("db.demo.example")
+_NAMES = (API, FILES, OTHER, DATABASE)
 
 
 class Origin:
@@ -30,6 +31,7 @@ class Origin:
     Attributes:
         port: where it listens, once it does.
         certificate: a PEM file with its CA's certificate.
+        chain: a PEM file with the key and certificate of all its names.
         seen: the headers of the last request, names in lower case.
         connections: how many were accepted.
     """
@@ -40,8 +42,8 @@ class Origin:
         self.seen: dict[str, str] = {}
         self.connections = 0
         self.certificate = directory / "origin-ca.pem"
-        self._chain = directory / "origin.pem"
-        _write_certificates(self.certificate, self._chain)
+        self.chain = directory / "origin.pem"
+        _write_certificates(self.certificate, self.chain)
 
     @property
     def networks(self) -> list[IPNetwork]:
@@ -56,7 +58,7 @@ class Origin:
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._chain)
+        context.load_cert_chain(self.chain)
         listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
         transport = listeners[0].transport_listener
         assert isinstance(transport, trio.SocketListener)

@@ -36,17 +36,15 @@ class FirstBytes:
         self._held = 0
         self.promised_tls = False
 
-    async def look(self, *, patience: float | None = None) -> Sniffed | None:
-        """Tell what they are; ``None`` if they don't come within ``limits.first_bytes``, or *patience* seconds.
-
-        All looks at one connection share that time.
+    async def look(self) -> Sniffed | None:
+        """Tell what they are; ``None`` if they don't come within ``limits.first_bytes``, which all looks at one connection share.
 
         Raises:
             LimitError: the sandbox's connections hold too many first bytes.
             StageError: a third party's sniffer failed.
             trio.BrokenResourceError: the client is gone.
         """
-        with trio.move_on_at(self._until(patience)):
+        with trio.move_on_at(self._until()):
             return await self._sniff((*BUILTIN, *self._context.sniffers))
         return None
 
@@ -57,7 +55,7 @@ class FirstBytes:
             ClientProtocolError: it asked in a way that no PostgreSQL client does.
             LimitError, StageError, trio.BrokenResourceError: as for ``look``.
         """
-        with trio.move_on_at(self._until(None)):
+        with trio.move_on_at(self._until()):
             if not await offer_tls(self._client):
                 return Sniffed(Wire.POSTGRES)
             self.promised_tls = True
@@ -66,9 +64,7 @@ class FirstBytes:
             return replace(found, wire=Wire.POSTGRES_TLS, problem=problem)
         return None
 
-    def _until(self, patience: float | None) -> float:
-        if patience is not None:
-            return trio.current_time() + patience
+    def _until(self) -> float:
         if self._deadline is None:
             self._deadline = trio.current_time() + self._context.limits.first_bytes
         return self._deadline

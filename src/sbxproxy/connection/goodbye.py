@@ -33,11 +33,10 @@ def denial(wire: str | None, deny: Deny, *, promised_tls: bool = False) -> bytes
             return alert_record(Alert.ACCESS_DENIED)
         case Wire.HTTP:
             return refusal_bytes(deny)
-        case Wire.POSTGRES_REQUEST if promised_tls:
-            return alert_record(Alert.ACCESS_DENIED)
-        case Wire.POSTGRES_REQUEST if deny.reason == Reason.BAD_STARTUP:
-            return b""  # what comes in place of an answer must not be read as one by whoever put bytes behind a request
-        case Wire.POSTGRES | Wire.POSTGRES_REQUEST:
+        case Wire.POSTGRES_REQUEST:
+            # Without a promise there is no answer that whoever put bytes behind a request might not misread.
+            return alert_record(Alert.ACCESS_DENIED) if promised_tls else b""
+        case Wire.POSTGRES:
             code = "08P01" if deny.reason == Reason.BAD_STARTUP else "28000"
             return error_response(
                 f"the sandbox's policy denies this: {deny.detail} [{deny.reason}]", code=code, hint=deny.remedy or ""

@@ -336,11 +336,14 @@ class _Story:
                 await linger(self.client)
 
     async def _hear_out(self) -> None:
-        """Look at what a denied client says first, to answer it in its own protocol."""
-        with suppress(LimitError, StageError):
-            sniffed = await self.first_bytes.look(patience=MUTE_PATIENCE)
-            if sniffed is not None:
-                self.flow.facts = with_wire(self.flow.facts, sniffed)
+        """Look at what a denied client says first, to answer it in its own protocol.
+
+        A PostgreSQL client is promised TLS all the same: libpq shows an alert, and hides the text of an error in place of the promise.
+        """
+        with suppress(LimitError, StageError, ClientProtocolError), trio.move_on_after(MUTE_PATIENCE):
+            self._learn(await self.first_bytes.look())
+            if self.flow.facts.wire == Wire.POSTGRES_REQUEST:
+                self._learn(await self.first_bytes.look_into_postgres())
 
     async def _fail(self, error: UpstreamError) -> None:
         """Tell the client that what was allowed can't be had."""
