@@ -138,6 +138,22 @@ class Policy:
             case Mode.USER_DEFINED:
                 return not self.has_domains or self._patterns.find(name) is not None
 
+    def covers_below(self, name: str) -> bool:
+        """Tell whether a name that this policy lets a program look up may stand below *name*.
+
+        "No such name" would be a wrong answer for such an ancestor: it also says that there is nothing below (RFC 8020).
+
+        Args:
+            name: a canonical name, or "" for the root of all names.
+        """
+        match self.mode:
+            case Mode.ALLOW_ALL:
+                return True
+            case Mode.DENY_ALL:
+                return False
+            case Mode.USER_DEFINED:
+                return not self.has_domains or self._patterns.has_below(name)
+
     def document(self) -> object:
         """Return the policy as a JSON value in the documented shape.
 

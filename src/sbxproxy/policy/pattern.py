@@ -95,11 +95,13 @@ class PatternTable(Generic[_Value]):
     literal beats an inner ``*``, and that beats a leading ``*``.
     """
 
-    __slots__ = ("_exact", "_root")
+    __slots__ = ("_above", "_exact", "_root")
 
     def __init__(self, patterns: Iterable[tuple[str, _Value]] = ()) -> None:
         """Take canonical patterns; of a pattern that stands twice the last value counts."""
         self._exact: dict[str, _Value] = {}
+        self._above: set[str] = set()
+        """Every proper ancestor of an exact name."""
         self._root: _Node[_Value] | None = None
         for pattern, value in patterns:
             if "*" in pattern:
@@ -107,6 +109,10 @@ class PatternTable(Generic[_Value]):
                 self._add(self._root, pattern, value)
             else:
                 self._exact[pattern] = value
+                _, _, parent = pattern.partition(".")
+                while parent and parent not in self._above:
+                    self._above.add(parent)
+                    _, _, parent = parent.partition(".")
 
     @staticmethod
     def _add(node: _Node[_Value], pattern: str, value: _Value) -> None:
@@ -163,3 +169,26 @@ class PatternTable(Generic[_Value]):
                 yield from self._descend_all(child, labels, left - 1)
         if node.beyond is not None:
             yield node.beyond
+
+    def has_below(self, name: str) -> bool:
+        """Tell whether some pattern matches a name below *name*: more labels, ending in these; "" is the root of all names.
+
+        It costs what ``find`` does.
+        """
+        if not name:
+            return bool(self._exact) or self._root is not None
+        if name in self._above:
+            return True
+        if self._root is None:
+            return False
+        labels = name.split(".")
+        return self._goes_on(self._root, labels, len(labels))
+
+    def _goes_on(self, node: _Node[_Value], labels: list[str], left: int) -> bool:
+        # A leading * takes any number of labels, so what stands in front of it is below too.
+        if node.beyond is not None:
+            return True
+        if left == 0:
+            return bool(node.labels) or node.any_label is not None
+        children = (node.labels.get(labels[left - 1]), node.any_label)
+        return any(child is not None and self._goes_on(child, labels, left - 1) for child in children)
