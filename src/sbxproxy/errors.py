@@ -18,6 +18,7 @@ __all__ = [
     "StageError",
     "UpstreamConnectError",
     "UpstreamError",
+    "UpstreamNoAddressError",
     "UpstreamProtocolError",
     "UpstreamResolveError",
     "UpstreamTlsError",
@@ -119,6 +120,10 @@ class UpstreamResolveError(UpstreamError):
     """The name has no address, or the resolver did not answer in time."""
 
     reason = "name-not-resolved"
+
+
+class UpstreamNoAddressError(UpstreamResolveError):
+    """The name is there, and has no usable address: to a client of DNS that is another answer than "no such name"."""
 
 
 class UpstreamConnectError(UpstreamError):

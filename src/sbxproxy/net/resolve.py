@@ -27,7 +27,7 @@ import outcome
 import trio
 
 from sbxproxy.address import IPAddress, parse_address, unmapped
-from sbxproxy.errors import ConfigurationError, UpstreamResolveError
+from sbxproxy.errors import ConfigurationError, UpstreamNoAddressError, UpstreamResolveError
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.settings import Limits
 
@@ -55,7 +55,9 @@ class Resolver(Protocol):
         """Return the addresses of *name*, best first, without repetition; at least one.
 
         Raises:
-            UpstreamResolveError: there are none, or not in time.
+            UpstreamNoAddressError: there are none, but the name exists.
+            UpstreamResolveError: there is no such name, or no answer in time; who can't tell that a name exists raises
+                this too.
         """
         ...
 
@@ -139,6 +141,7 @@ class SystemResolver:
         """Return the addresses of *name*, from the overrides, the cache or the system.
 
         Raises:
+            UpstreamNoAddressError: the name exists, and has no usable address.
             UpstreamResolveError: ``reason`` is ``name-not-resolved`` (it has no usable address),
                 ``resolve-timeout`` (status 504) or ``resolver-failed``.
         """
@@ -151,8 +154,8 @@ class SystemResolver:
             expires, addresses = kept
             if trio.current_time() < expires:
                 self._cache.move_to_end(name)
-                if addresses is None:
-                    raise _no_such_name()
+                if not addresses:
+                    raise _no_such_name() if addresses is None else _no_address()
                 return addresses
             del self._cache[name]
         return await self._join(name)
@@ -179,7 +182,7 @@ class SystemResolver:
                 raise UpstreamResolveError("the resolver did not answer in time", reason="resolve-timeout", status=504)
             case UpstreamResolveError() as error:
                 # One exception object raised by several tasks would gather all their tracebacks.
-                raise UpstreamResolveError(str(error), reason=error.reason, status=error.status)
+                raise type(error)(str(error), reason=error.reason, status=error.status)
             case addresses:
                 return addresses
 
@@ -211,7 +214,7 @@ class SystemResolver:
         if not isinstance(answer, UpstreamResolveError):
             self._keep(lookup.name, answer, self._ttl)
         elif answer.reason == UpstreamResolveError.reason:
-            self._keep(lookup.name, None, self._negative_ttl)
+            self._keep(lookup.name, () if isinstance(answer, UpstreamNoAddressError) else None, self._negative_ttl)
         lookup.done.set()
         self._start_next()
 
@@ -231,8 +234,10 @@ def _read(
     try:
         entries = result.unwrap()
     except socket.gaierror as error:
-        if error.errno in _NO_SUCH_NAME:
+        if error.errno == socket.EAI_NONAME:
             return _no_such_name()
+        if error.errno in _NO_ADDRESS:
+            return _no_address()
         return _resolver_failed()
     except Exception:  # noqa: BLE001 - whatever happened in that thread, it is no answer
         return _resolver_failed()
@@ -245,16 +250,19 @@ def _read(
             continue
         if (address := parse_address(sockaddr[0])) is not None:
             addresses[address] = None
-    return tuple(addresses) or _no_such_name()
+    return tuple(addresses) or _no_address()
 
 
-_NO_SUCH_NAME = frozenset(
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-)
+# Not every C library tells a name without addresses from no name; then both are EAI_NONAME.
+_NO_ADDRESS = frozenset(getattr(socket, name) for name in ("EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name))
 
 
 def _no_such_name() -> UpstreamResolveError:
     return UpstreamResolveError("the name has no usable address")
+
+
+def _no_address() -> UpstreamNoAddressError:
+    return UpstreamNoAddressError("the name has no usable address")
 
 
 def _resolver_failed() -> UpstreamResolveError:
