@@ -12,6 +12,7 @@ __all__ = [
     "ClientProtocolError",
     "CommandSource",
     "ConfigurationError",
+    "DnsAnswered",
     "EnvironmentSource",
     "Event",
     "FileSource",
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
         StageError,
         UpstreamError,
     )
-    from sbxproxy.events import Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
+    from sbxproxy.events import DnsAnswered, Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
     from sbxproxy.flow import Flow
     from sbxproxy.fronts import ListenerAuth
     from sbxproxy.net import open_unix_listener
@@ -84,7 +85,7 @@ _HOMES = {
         "ClientError ClientProtocolError ConfigurationError LimitError PolicyError PolicyProblem SbxproxyError SecretError "
         "StageError UpstreamError"
     ),
-    "events": "Event FlowClosed FlowOpened JsonLines PolicyChanged Problem RequestDone",
+    "events": "DnsAnswered Event FlowClosed FlowOpened JsonLines PolicyChanged Problem RequestDone",
     "flow": "Flow",
     "fronts": "ListenerAuth",
     "net": "open_unix_listener",

@@ -1,4 +1,4 @@
-"""What observers are told: one canonical record per flow, one per request on an inspected flow, one per policy change.
+"""What observers are told: one canonical record per flow, inspected request, DNS query and policy change.
 
 Events are frozen and hold no header values, no bodies, no query strings and no raw bytes of the client: whatever a program puts
 into a name or a path can't break a log line, because the JSON form escapes it.
@@ -6,7 +6,18 @@ into a name or a path can't break a log line, because the JSON form escapes it.
 
 from __future__ import annotations
 
-__all__ = ["Event", "FlowClosed", "FlowOpened", "JsonLines", "Observer", "PolicyChanged", "Problem", "RequestDone", "as_dict"]
+__all__ = [
+    "DnsAnswered",
+    "Event",
+    "FlowClosed",
+    "FlowOpened",
+    "JsonLines",
+    "Observer",
+    "PolicyChanged",
+    "Problem",
+    "RequestDone",
+    "as_dict",
+]
 
 import atexit
 import json
@@ -155,7 +166,31 @@ class Problem(_Stamped):
     detail: str
 
 
-Event = FlowOpened | FlowClosed | RequestDone | PolicyChanged | Problem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsAnswered(_Stamped):
+    r"""A DNS query of a program was answered, by yes or no.
+
+    Attributes:
+        name: the name asked for, in lower case, with everything but letters, digits, ``-`` and ``_`` written ``\DDD``; ``.``
+            for the root, empty if the query could not be read.
+        type: the record type's mnemonic, or ``TYPE`` and its number; empty if the query could not be read.
+        rcode: the answer's code: ``NOERROR``, ``NXDOMAIN``, ``SERVFAIL``, ``REFUSED``, …
+        answers: records in the answer section.
+        decision: ``allow``, ``deny``, or ``error`` when what was allowed could not be had.
+        reason: the reason id of the decision, or of the failure.
+        rule: the pattern of the policy that allowed it; ``None`` where none did.
+    """
+
+    name: str
+    type: str
+    rcode: str
+    answers: int
+    decision: str
+    reason: str
+    rule: str | None
+
+
+Event = FlowOpened | FlowClosed | RequestDone | PolicyChanged | Problem | DnsAnswered
 
 Observer = Callable[[Event], None]
 """Called synchronously, on the event loop; it can't delay, change or end a flow, and what it raises is swallowed and counted."""
@@ -166,6 +201,7 @@ _KINDS = {
     RequestDone: "request",
     PolicyChanged: "policy-changed",
     Problem: "problem",
+    DnsAnswered: "dns",
 }
 
 

@@ -9,7 +9,7 @@ __all__ = ["Limits", "Settings"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from sbxproxy.address import IPAddress, IPNetwork
@@ -49,6 +49,15 @@ class Limits:
         resolver_threads: look-ups in flight; a thread stuck in the C library can't be cancelled.
         transform_body: most that a transform may ask to see of a body.
         stage: one call of a plugin; a plugin that takes longer has failed.
+        dns_rate: queries a second of one sandbox, and twice as many in a burst; more are lost, as on a network. A browser's
+            page asks fifty, a crawler some hundred a second.
+        dns_pending: queries of one sandbox that wait for their answer at once; more over UDP are lost.
+        dns_lookups: of these, how many are with the resolver; half of its threads, so that names which never resolve leave
+            some to other sandboxes.
+        dns_answer: one query; the C libraries give up after 5.
+        dns_cache: answers of the name servers that a proxy keeps, for all its sandboxes; up to 4 KiB each.
+        dns_idle: a DNS connection without a query. RFC 7766 asks for "a few seconds" at least.
+        dns_connections: DNS connections of one sandbox.
     """
 
     flows: int | None = None
@@ -76,6 +85,13 @@ class Limits:
     resolver_threads: int = 32
     transform_body: int = 8 * 1024 * 1024
     stage: float = 30.0
+    dns_rate: int = 1000
+    dns_pending: int = 256
+    dns_lookups: int = 16
+    dns_answer: float = 4.5
+    dns_cache: int = 4096
+    dns_idle: float = 10.0
+    dns_connections: int = 64
 
     def __post_init__(self) -> None:
         """Refuse bounds that bound nothing.
@@ -101,6 +117,8 @@ class Settings:
         private_networks: ranges outside the public Internet that domain rules and allow-all may reach.
         never: ranges that nothing may reach, whatever a policy says.
         resolve: addresses for names, instead of the system's resolver; its addresses are judged like any other.
+        nameservers: address and port of the name servers that are asked for what sandboxes may look up besides addresses, instead
+            of those in the host's /etc/resolv.conf.
         upstream_roots: a PEM file of roots to verify upstreams with, instead of the system's.
         extra_upstream_roots: PEM files of roots added to these (a private CA).
         limits: bounds.
@@ -109,6 +127,7 @@ class Settings:
     private_networks: Sequence[IPNetwork] = ()
     never: Sequence[IPNetwork] = ()
     resolve: Mapping[Hostname, Sequence[IPAddress]] = field(default_factory=dict)
+    nameservers: Sequence[tuple[IPAddress, int]] = ()
     upstream_roots: Path | None = None
     extra_upstream_roots: Sequence[Path] = ()
     limits: Limits = field(default_factory=Limits)
@@ -117,7 +136,7 @@ class Settings:
         """Take the networks as they are now, and refuse what is none: a text would fail only when a connection is judged.
 
         Raises:
-            ConfigurationError: a network is something else.
+            ConfigurationError: a network, or a name server, is something else.
         """
         for name in ("private_networks", "never"):
             networks = tuple(getattr(self, name))
@@ -127,3 +146,11 @@ class Settings:
                         f"Settings.{name} takes networks (see sbxproxy.address.parse_network), not {network!r}"
                     )
             object.__setattr__(self, name, networks)
+        nameservers = tuple(self.nameservers)
+        for server in nameservers:
+            match server:
+                case (IPv4Address() | IPv6Address(), int() as port) if 0 < port < 65536:
+                    pass
+                case _:
+                    raise ConfigurationError(f"Settings.nameservers takes pairs of an address and a port, not {server!r}")
+        object.__setattr__(self, "nameservers", nameservers)

@@ -11,7 +11,7 @@ from typing import IO
 from rich.console import Console
 from rich.text import Text
 
-from sbxproxy.events import Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
+from sbxproxy.events import DnsAnswered, Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
 from sbxproxy.policy import Reason
 
 BURST = 20
@@ -74,6 +74,8 @@ class Log:
                 return self._verbosity > 0 or event.decision in {"deny", "error"}
             case RequestDone():
                 return self._verbosity > 0 or (event.reason is not None and event.status in {0, 400, 403, 405, 421, 502, 504})
+            case DnsAnswered():
+                return self._verbosity > 0 or event.decision in {"deny", "error"}
             case FlowOpened():
                 return False
             case PolicyChanged():
@@ -109,6 +111,10 @@ def _line(event: Event) -> Text:
             line.append(f"sbxproxy: policy is now {event.mode}; {len(event.cut)} flows cut, {event.kept} kept", "yellow")
         case Problem():
             line.append(f"sbxproxy: {event.reason}: {_clean(event.detail)}", "bold yellow")
+        case DnsAnswered():
+            mark, colour = ("✓", "green") if event.decision == "allow" else ("✗", "bold red")
+            line.append(f"{mark} ", colour).append(f"{event.name or 'a query'} {event.type}  {event.rcode}")
+            line.append(f"  {event.rule or event.reason}", "cyan")
         case FlowOpened():
             line.append(f"… {_clean(event.target)}")
     return line
