@@ -172,9 +172,9 @@ async def test_a_socket_closed_while_the_relay_waits_to_send_ends_it(stories):
     assert story.ended == "closed"
 
 
-async def test_peeked_bytes_of_both_sides_go_first(nursery):
+async def test_peeked_bytes_of_both_sides_go_first(nursery, engine):
     """Whatever was sniffed at, layer on layer, belongs to the stream."""
-    story = Story(peekable)
+    story = Story(peekable, engine=engine)
     story.near = PeekedStream(story.near)
     await story.client.send_all(b"one two ")
     await story.near.inner.fill()
@@ -297,14 +297,14 @@ async def test_x5_other_streams_are_read_one_chunk_ahead():
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, Opaque], ids=["sockets", "any"])
-async def test_x9_flows_cancelled_at_random_moments_leave_no_descriptor(wrap):
+async def test_x9_flows_cancelled_at_random_moments_leave_no_descriptor(wrap, engine):
     """Whether a pipe is full, a send half done, or nothing has happened yet."""
     await trio.sleep(0)
     before = open_descriptors()
     chance = random.Random(9)
 
     async def flow():
-        story = Story(wrap, pair=chance.choice([tcp_pair, unix_pair]))
+        story = Story(wrap, pair=chance.choice([tcp_pair, unix_pair]), engine=engine)
         try:
             with trio.move_on_after(chance.uniform(0, 0.1)):
                 async with trio.open_nursery() as nursery:
@@ -323,6 +323,7 @@ async def test_x9_flows_cancelled_at_random_moments_leave_no_descriptor(wrap):
                 nursery.start_soon(flow)
     assert pipes.pipe_pool().made == 0
     assert open_descriptors() == before
+    assert engine is None or engine.tunnels == 0
 
 
 async def test_x9_a_pipe_with_bytes_in_it_is_never_used_again(stories, monkeypatch):
@@ -347,9 +348,9 @@ async def test_x9_a_pipe_with_bytes_in_it_is_never_used_again(stories, monkeypat
     pipes.pipe_pool().leave()
 
 
-async def test_bytes_are_counted_exactly_though_it_is_cancelled():
+async def test_bytes_are_counted_exactly_though_it_is_cancelled(engine):
     """What the upstream's kernel took counts, and no byte more."""
-    story = Story(pair=lambda: tcp_pair(buffers=32 * 1024))
+    story = Story(pair=lambda: tcp_pair(buffers=32 * 1024), engine=engine)
     got = 0
     with trio.move_on_after(0.3):
         async with trio.open_nursery() as nursery:
@@ -445,11 +446,10 @@ async def test_idle_ends_a_silent_relay_on_time(autojump_clock):
     assert trio.current_time() == 30
 
 
-async def test_idle_between_sockets_ends_on_time(patient_clock):
-    story = Story(idle=30)
-    await story.run()
+async def test_idle_between_sockets_ends_on_time(patient_clock, stories):
+    story = stories(idle=30)
+    await story.done.wait()
     assert (story.ended, trio.current_time()) == ("idle", 30)
-    await story.close()
 
 
 async def test_idle_counts_from_the_last_byte_of_either_direction(autojump_clock, nursery):
@@ -698,9 +698,9 @@ STEP = st.one_of(
 )
 
 
-async def play(steps, wrap, peeked):
+async def play(steps, wrap, peeked, engine=None):
     """Play *steps* one after the other, each until its effect is seen on the far side; return what was seen."""
-    story = Story(wrap)
+    story = Story(wrap, engine=engine)
     near, far = story.near, story.far
     seen = []
     for end, stream in ((story.client, "near"), (story.upstream, "far")):
@@ -749,12 +749,22 @@ async def play(steps, wrap, peeked):
     return result
 
 
+async def play_with_engine(steps, peeked):
+    engine = Engine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        result = await play(steps, lambda stream: stream, peeked, engine)
+        assert engine.tunnels == 0
+        nursery.cancel_scope.cancel()
+    return result
+
+
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(STEP, max_size=8), peeked=st.binary(max_size=50))
 def test_descriptors_and_plain_streams_behave_alike(steps, peeked):
-    """The fast way is right where it does what the obvious way does."""
+    """The fast ways are right where they do what the obvious way does."""
     before = open_descriptors()
-    fast = trio.run(play, steps, lambda stream: stream, peeked)
     plain = trio.run(play, steps, Opaque, peeked)
-    assert fast == plain
+    assert trio.run(play, steps, lambda stream: stream, peeked) == plain
+    assert trio.run(play_with_engine, steps, peeked) == plain
     assert open_descriptors() == before
