@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbxproxy.events import FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone, as_dict
+from sbxproxy.events import DnsAnswered, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone, as_dict
 
 HANG = 20.0
 
@@ -65,6 +65,12 @@ ALL = [
     ),
     (PolicyChanged(sandbox="s", mode="allow-all", cut=(1, 2), kept=3), "policy-changed"),
     (problem(), "problem"),
+    (
+        DnsAnswered(
+            sandbox="s", name="a.example", type="A", rcode="NOERROR", answers=1, decision="allow", reason="r", rule="*.example"
+        ),
+        "dns",
+    ),
 ]
 
 

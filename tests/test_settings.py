@@ -1,6 +1,7 @@
 """Settings refuse at once what would bound or forbid nothing later."""
 
 import dataclasses
+from ipaddress import ip_address
 
 import pytest
 
@@ -52,3 +53,19 @@ def test_a_list_changed_afterwards_changes_no_settings():
     settings = Settings(never=networks)
     networks.clear()
     assert settings.never == (parse_network("10.0.0.0/8"),)
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["192.0.2.1", ("192.0.2.1", 53), (ip_address("192.0.2.1"), 0), (ip_address("192.0.2.1"), 65536), (ip_address("::1"), "53")],
+)
+def test_a_name_server_that_is_none_is_refused_at_once(server):
+    with pytest.raises(ConfigurationError, match=r"Settings\.nameservers takes pairs"):
+        Settings(nameservers=[server])
+
+
+def test_name_servers_are_taken_as_they_are_now():
+    servers = [(ip_address("192.0.2.1"), 53), (ip_address("2001:db8::1"), 5353)]
+    settings = Settings(nameservers=servers)
+    servers.clear()
+    assert len(settings.nameservers) == 2

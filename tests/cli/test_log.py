@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sbxproxy.cli.log import BURST, Log
-from sbxproxy.events import FlowClosed, PolicyChanged, Problem
+from sbxproxy.events import DnsAnswered, FlowClosed, PolicyChanged, Problem
 
 DENIED = FlowClosed(
     sandbox="s",
@@ -94,3 +94,20 @@ def test_without_a_terminal_events_are_json_lines():
     log(DENIED)
     log.close()
     assert stream.getvalue().startswith('{"event":"flow-closed"')
+
+
+def test_a_dns_query_is_a_line_if_it_was_denied_or_failed():
+    denied = DnsAnswered(
+        sandbox="s",
+        name="evil.example",
+        type="A",
+        rcode="NXDOMAIN",
+        answers=0,
+        decision="deny",
+        reason="domain-not-allowed",
+        rule=None,
+    )
+    assert shown(denied).split() == ["✗", "evil.example", "A", "NXDOMAIN", "domain-not-allowed"]
+    allowed = replace(denied, rcode="NOERROR", decision="allow", reason="domain-allowed", rule="*.example")
+    assert shown(allowed) == ""
+    assert shown(allowed, verbosity=1).split() == ["✓", "evil.example", "A", "NOERROR", "*.example"]

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from sbxproxy.errors import ConfigurationError, UpstreamResolveError
+from sbxproxy.errors import ConfigurationError, UpstreamNoAddressError, UpstreamResolveError
 from sbxproxy.hostname import Hostname
 from sbxproxy.net.resolve import MOST_ADDRESSES, SystemResolver
 
@@ -384,3 +384,44 @@ def test_an_answer_after_the_event_loop_has_ended_hurts_nobody():
     trio.run(main)
     system.gate.set()
     assert seen.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "no"), UpstreamResolveError),
+        (socket.gaierror(socket.EAI_NODATA, "no"), UpstreamNoAddressError),
+        (socket.gaierror(socket.EAI_ADDRFAMILY, "no"), UpstreamNoAddressError),
+        ([], UpstreamNoAddressError),
+        ([v6("fe80::1", 2)], UpstreamNoAddressError),
+    ],
+)
+async def test_a_name_without_addresses_is_told_from_no_name_and_again_from_the_cache(answer, kind):
+    """Clients of DNS take the one as word on all names below, and the other not."""
+    system = System(api_example_com=answer)
+    resolver = SystemResolver(getaddrinfo=system)
+    for _ in range(2):
+        with pytest.raises(UpstreamResolveError) as caught:
+            await resolver.resolve(NAME)
+        assert (type(caught.value), caught.value.reason) == (kind, "name-not-resolved")
+    assert len(system.asked) == 1
+
+
+async def test_all_who_wait_for_a_name_without_addresses_are_told_that(system):
+    system.answers[b"api.example.com"] = socket.gaierror(socket.EAI_NODATA, "no")
+    system.stuck = True
+    resolver = SystemResolver(getaddrinfo=system)
+    caught = []
+
+    async def ask():
+        with pytest.raises(UpstreamNoAddressError) as error:
+            await resolver.resolve(NAME)
+        caught.append(error.value)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        system.gate.set()
+    assert len({id(error) for error in caught}) == 3
+    assert len(system.asked) == 1

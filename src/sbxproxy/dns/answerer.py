@@ -20,6 +20,7 @@ import trio
 
 from sbxproxy.address import IPAddress
 from sbxproxy.dns.decide import (
+    ADDRESS_TTL,
     PLACEHOLDER,
     PTR,
     A,
@@ -35,6 +36,7 @@ from sbxproxy.dns.decide import (
 from sbxproxy.dns.forward import Forward
 from sbxproxy.dns.host import has_ipv6
 from sbxproxy.dns.message import (
+    CLASS_IN,
     Answer,
     Ede,
     Query,
@@ -214,7 +216,7 @@ class DnsAnswerer:
         key = query.name, query.rdtype
         kept = self._ready.get(key)
         # Class and odd types are looked at before anything is kept, and all kept answers are of class IN.
-        if kept is not None and now < kept.expires and query.rdclass == 1:
+        if kept is not None and now < kept.expires and query.rdclass == CLASS_IN:
             self._ready.move_to_end(key)
             return self._tell(query, kept.outcome, udp=udp, age=int(now - kept.made))
         verdict = self._verdict(policy, query)
@@ -258,7 +260,7 @@ class DnsAnswerer:
                 return _refusal(refused)
             case Allow(here=True):
                 # A look-up could fail, for such a name need not exist, and would carry it out for nothing.
-                records = (Record(None, A, 30, PLACEHOLDER.packed),) if query.rdtype == A else ()
+                records = (Record(None, A, ADDRESS_TTL, PLACEHOLDER.packed),) if query.rdtype == A else ()
                 return _allowed(verdict, Answer(rcode=Rcode.NOERROR, records=records))
             case Allow():
                 if not asks_for_address(query.rdtype):
