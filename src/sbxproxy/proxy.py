@@ -19,6 +19,7 @@ from sbxproxy.errors import ConfigurationError
 from sbxproxy.events import Observer
 from sbxproxy.http.pool import Pool
 from sbxproxy.net import Resolver, Slots, SystemResolver, dial, fd_budget, is_host_address
+from sbxproxy.net.engine import Engine
 from sbxproxy.policy import Boundary, Policy
 from sbxproxy.sandbox import Sandbox, check_references
 from sbxproxy.secrets import Secret, Secrets, SecretSource
@@ -74,6 +75,7 @@ class Proxy:
         self._flows = Slots(limits.flows or fd_budget(), limit="flows")
         self._sandboxes: dict[str, Sandbox] = {}
         self._endpoints: dict[tuple[IPAddress, int], int] = {}
+        self._engine = Engine()
         self._running = False
         self._boundary = Boundary(
             never=PrefixTable(self.settings.never),
@@ -91,7 +93,7 @@ class Proxy:
         return tuple(self._sandboxes.values())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled or drained: loads the roots, expires idle connections. Leaving it closes every sandbox.
+        """Run until cancelled or drained: loads the roots, moves bytes, expires idle connections. Leaving it closes every sandbox.
 
         Raises:
             ConfigurationError: the roots for upstreams can't be loaded.
@@ -102,17 +104,26 @@ class Proxy:
         await trio.to_thread.run_sync(self._upstream.load)
         self._running = True
         self._done = trio.Event()
-        try:
-            async with trio.open_nursery() as nursery:
+        moving = trio.CancelScope(shield=True)
+
+        async def move(*, task_status: trio.TaskStatus[None]) -> None:
+            with moving:
+                await self._engine.run(task_status=task_status)
+
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(move, name="move bytes")
                 nursery.start_soon(self._expire, name="expire idle connections")
                 task_status.started()
                 await self._done.wait()
-                nursery.cancel_scope.cancel(reason="drained")
-        finally:
-            self._running = False
-            for sandbox in self.sandboxes:
-                with trio.CancelScope(shield=True):
-                    await sandbox.aclose()
+            finally:
+                self._running = False
+                for sandbox in self.sandboxes:
+                    with trio.CancelScope(shield=True):
+                        await sandbox.aclose()
+                # Not before: closing a sandbox cuts its flows, which says why they ended.
+                moving.cancel()
+            nursery.cancel_scope.cancel(reason="drained")
 
     async def _expire(self) -> None:
         interval = self.settings.limits.keep_alive / 4
@@ -167,6 +178,7 @@ class Proxy:
             pool=Pool(limits),
             handshakes=Slots(limits.handshakes_per_sandbox, limit="handshakes_per_sandbox", within=self._handshakes),
             emit=lambda _event: None,
+            engine=self._engine if self.settings.engine else None,
         )
         sandbox = Sandbox(
             name,

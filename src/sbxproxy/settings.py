@@ -121,6 +121,8 @@ class Settings:
             of those in the host's /etc/resolv.conf.
         upstream_roots: a PEM file of roots to verify upstreams with, instead of the system's.
         extra_upstream_roots: PEM files of roots added to these (a private CA).
+        engine: let one task move the bytes of all relayed connections between sockets, instead of two tasks for each; Linux only.
+            Nothing but speed and memory depends on it.
         limits: bounds.
     """
 
@@ -130,6 +132,7 @@ class Settings:
     nameservers: Sequence[tuple[IPAddress, int]] = ()
     upstream_roots: Path | None = None
     extra_upstream_roots: Sequence[Path] = ()
+    engine: bool = True
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from sbxproxy.address import IPAddress
 from sbxproxy.events import Event
 from sbxproxy.flow import Flow
 from sbxproxy.http.pool import Pool
+from sbxproxy.net.engine import Engine
 from sbxproxy.net.listen import Slots
 from sbxproxy.net.resolve import Resolver
 from sbxproxy.policy.decision import Deny, Handle, Need, Relay
@@ -48,6 +49,7 @@ class Context:
         pool: idle upstream connections of this sandbox alone.
         handshakes: a bound on TLS handshakes under way.
         emit: takes events.
+        engine: moves the bytes of relayed connections while it runs.
         flows: the live flows, by id.
         buffered: bytes of first messages held now.
     """
@@ -67,6 +69,7 @@ class Context:
     pool: Pool
     handshakes: Slots
     emit: Callable[[Event], None]
+    engine: Engine | None = None
     flows: dict[int, Flow] = field(default_factory=dict)
     buffered: int = 0
 

@@ -188,7 +188,14 @@ class _Story:
                     case _:
                         pass
             self.first_bytes.release()
-            flow.ended = await relay(self.client, upstream, idle=context.limits.idle, linger=context.limits.linger, count=flow)
+            flow.ended = await relay(
+                self.client,
+                upstream,
+                idle=context.limits.idle,
+                linger=context.limits.linger,
+                count=flow,
+                engine=context.engine,
+            )
         return False
 
     async def _first_words(self, upstream: PeekedStream) -> bool:
