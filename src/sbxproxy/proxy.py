@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["Proxy"]
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.abc import Stream
@@ -28,6 +28,9 @@ from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.stages.terminator import TlsTerminator
 from sbxproxy.tls import Authority, UpstreamTls
+
+if TYPE_CHECKING:
+    from sbxproxy.dns import Forward
 
 MAX_NAME = 200
 
@@ -76,6 +79,7 @@ class Proxy:
         self._sandboxes: dict[str, Sandbox] = {}
         self._endpoints: dict[tuple[IPAddress, int], int] = {}
         self._engine = Engine()
+        self._forwarder: Forward | None = None
         self._running = False
         self._boundary = Boundary(
             never=PrefixTable(self.settings.never),
@@ -189,12 +193,22 @@ class Proxy:
             observers=(*self._observers, *observers),
             plugins=self.pipeline.transforms,
             register=self._register,
+            forwarder=self._dns_forwarder,
             slots=Slots(limits.flows_per_sandbox, limit="flows_per_sandbox", within=self._flows),
             is_running=lambda: self._running,
             closed=lambda: self._forget(name),
         )
         self._sandboxes[name] = sandbox
         return sandbox
+
+    def _dns_forwarder(self) -> Forward:
+        """Return what asks the name servers, for all sandboxes; made when the first of them needs it."""
+        from sbxproxy.dns import Forwarder  # noqa: PLC0415 - its library takes a tenth of a second to import
+
+        limits = self.settings.limits
+        if self._forwarder is None:
+            self._forwarder = Forwarder(self.settings.nameservers, time=limits.dns_answer, cache=limits.dns_cache)
+        return self._forwarder
 
     def _forget(self, name: str) -> None:
         self._sandboxes.pop(name, None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Ask", "ListenerAuth", "Refusal", "StreamAsk", "open_explicit", "open_proxy_protocol"]
+__all__ = ["Ask", "ListenerAuth", "Refusal", "StreamAsk", "open_explicit", "open_proxy_protocol", "open_transparent"]
 
 from sbxproxy.fronts.ask import Ask, ListenerAuth, Refusal, StreamAsk
 from sbxproxy.fronts.explicit import open_explicit
 from sbxproxy.fronts.proxy_protocol import open_proxy_protocol
+from sbxproxy.fronts.transparent import open_transparent

@@ -13,17 +13,31 @@ Left out on purpose:
   ``cafile`` replaces it.
 * ``UV_*``: uv obeys ``SSL_CERT_FILE``.
 * Java (its own key store, no variable), GnuTLS programs such as wget, and Firefox: they need the file put
-where they look.
+where they look, as ``system_bundles`` and ``java_trust_stores`` tell.
 """
 
 from __future__ import annotations
 
-__all__ = ["LOOPBACK", "bundle_pem", "proxy_environment", "system_roots", "trust_environment"]
+__all__ = [
+    "LOOPBACK",
+    "bundle_pem",
+    "java_trust_stores",
+    "java_truststore",
+    "proxy_environment",
+    "system_bundles",
+    "system_roots",
+    "trust_environment",
+]
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import certifi
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.utils import CryptographyDeprecationWarning
 
 from sbxproxy.errors import ConfigurationError
 
@@ -34,6 +48,13 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine without the package; BSD, macOS
 )
+
+_JAVA_STORES = (
+    "/etc/ssl/certs/java/cacerts",  # Debian, Ubuntu
+    "/etc/pki/java/cacerts",  # Fedora and kin
+    "/etc/pki/ca-trust/extracted/java/cacerts",
+)
+_JAVA_HOMES = ("usr/lib/jvm/*/lib/security/cacerts", "usr/lib/jvm/*/jre/lib/security/cacerts", "opt/java/*/lib/security/cacerts")
 
 _REPLACING = (
     "SSL_CERT_FILE",  # OpenSSL, so Python, Ruby, PHP; also Go, .NET, uv, rustls-native-certs
@@ -82,6 +103,52 @@ def system_roots() -> Path:
     return Path(certifi.where())
 
 
+def system_bundles() -> list[Path]:
+    """Return the bundles of roots that this system has, each once, as real paths: what programs read that obey no variable."""
+    return _real(map(Path, _BUNDLES))
+
+
+def java_trust_stores() -> list[Path]:
+    """Return the trust stores of this system's Java installations, each once, as real paths."""
+    homes = (path for pattern in _JAVA_HOMES for path in Path("/").glob(pattern))
+    return _real([*map(Path, _JAVA_STORES), *homes])
+
+
+def _real(paths: Iterable[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for path in paths:
+        try:
+            if path.is_file():
+                found[path.resolve()] = None
+        except OSError:
+            continue  # out of reach
+    return list(found)
+
+
+def java_truststore(pem: bytes) -> bytes:
+    """Put the certificates of a bundle into a PKCS #12 trust store with the password that Java tries by itself.
+
+    Raises:
+        ConfigurationError: *pem* holds something that is no certificate.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # a system's roots are as they are
+            certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ConfigurationError("the bundle of roots holds something that is no certificate") from None
+    entries = [pkcs12.PKCS12Certificate(each, f"root {number}".encode()) for number, each in enumerate(certificates)]
+    # The password protects nothing: its derivation may as well be quick.
+    encryption = (
+        serialization.PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(1)
+        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(b"changeit")
+    )
+    return pkcs12.serialize_java_truststore(entries, encryption)
+
+
 def bundle_pem(certificate_pem: bytes, roots: Path | None = None) -> bytes:
     """Join *roots* (the system's by default) and the authority's certificate to one PEM file.
 
@@ -115,14 +182,17 @@ def trust_environment(*, bundle: Path, certificate: Path) -> dict[str, str | Non
     }
 
 
-def proxy_environment(url: str, *, no_proxy: Sequence[str] = LOOPBACK) -> dict[str, str]:
-    """Tell which variables make programs use the proxy at *url* (``http://127.0.0.1:8080``).
+def proxy_environment(url: str | None, *, no_proxy: Sequence[str] = LOOPBACK) -> dict[str, str | None]:
+    """Tell which variables make programs use the proxy at *url* (``http://127.0.0.1:8080``), or none at all.
 
     Both spellings are set, since some programs read only one. curl ignores ``HTTP_PROXY`` in capitals, which
     in a CGI script is a request's ``Proxy`` header (CVE-2016-5385); here that matters little, as the sandbox
     has no other way out whatever such a header says. These variables ask for cooperation; they enforce
     nothing.
     """
+    if url is None:
+        names = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy")
+        return dict.fromkeys((*names, *(name.upper() for name in names)))
     exempt = ",".join(no_proxy)
     values = {"http_proxy": url, "https_proxy": url, "all_proxy": url, "no_proxy": exempt}
     return {

@@ -9,45 +9,57 @@ from __future__ import annotations
 __all__ = ["Sandbox"]
 
 import contextlib
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 import trio
 from trio.abc import Listener, Stream
 
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
-from sbxproxy.connection import Context, narrow, serve_flow
-from sbxproxy.errors import (
-    ClientProtocolError,
-    ConfigurationError,
-    LimitError,
-    PolicyError,
-    PolicyProblem,
-    StageError,
-)
-from sbxproxy.events import Event, FlowClosed, Observer, PolicyChanged, Problem
+from sbxproxy.connection import Context, narrow
+from sbxproxy.errors import ConfigurationError, StageError
+from sbxproxy.events import Event, Observer, PolicyChanged, Problem
 from sbxproxy.flow import Flow
-from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol
+from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol, open_transparent
+from sbxproxy.fronts.dns import serve_tcp, serve_udp
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.net import BoundedListener, Slots, describe, local_endpoints, peekable
+from sbxproxy.net import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
-from sbxproxy.net.sockets import abort
 from sbxproxy.policy import Deny, Policy, Reason
-from sbxproxy.secrets import Secrets
-from sbxproxy.tls import Authority, bundle_pem
+from sbxproxy.sandbox.doors import Doors
+from sbxproxy.sandbox.references import check_references
+from sbxproxy.sandbox.trust import TrustFiles
+from sbxproxy.tls import Authority
 from sbxproxy.tls.trust import proxy_environment, trust_environment
+
+if TYPE_CHECKING:
+    from sbxproxy.dns import DnsAnswerer, Forward
+
+DNS_PORT = 53
 
 CUT_PATIENCE = 1.0
 """Seconds that an update waits for the flows that it cut to be closed on both sides."""
 
 SLICE = 256
 """Flows judged again at a stretch before other tasks get a turn."""
+
+
+class Captured(Protocol):
+    """The sockets of a captured network namespace, as ``sbxproxy.capture`` makes them.
+
+    Attributes:
+        listeners: where its TCP connections arrive; the kernel tells where they were going.
+        dns: UDP sockets at which its DNS queries arrive.
+    """
+
+    @property
+    def listeners(self) -> Sequence[trio.SocketListener]: ...
+
+    @property
+    def dns(self) -> Sequence[trio.socket.SocketType]: ...
 
 
 class Sandbox:
@@ -69,6 +81,7 @@ class Sandbox:
         plugins: Mapping[str, Any],
         register: Callable[[Sequence[tuple[IPAddress, int]]], Callable[[], None]],
         slots: Slots,
+        forwarder: Callable[[], Forward],
         is_running: Callable[[], bool],
         closed: Callable[[], None],
     ) -> None:
@@ -76,17 +89,14 @@ class Sandbox:
         self.name = name
         self._context = context
         self._authority = authority
-        self._roots = roots
-        self._extra_roots = tuple(extra_roots)
+        self._trust = TrustFiles(authority.certificate_pem, roots=roots, extra_roots=extra_roots)
         self._observers = tuple(observers)
         self._plugins = plugins
         self._register = register
-        self._slots = slots
-        self._is_running = is_running
+        self._doors = Doors(context, slots, is_running)
+        self._forwarder = forwarder
         self._on_close = closed
-        self._directory: Path | None = None
-        self._accepting: set[trio.CancelScope] = set()
-        self._serving: set[trio.CancelScope] = set()
+        self._dns: DnsAnswerer | None = None
         self._closed = False
         context.emit = self._emit
 
@@ -188,14 +198,15 @@ class Sandbox:
         return self._authority.certificate_pem
 
     def environment(
-        self, *, proxy: Listener[Any] | str, auth: ListenerAuth | None = None, directory: Path | None = None
+        self, *, proxy: Listener[Any] | str | None = None, auth: ListenerAuth | None = None, directory: Path | None = None
     ) -> dict[str, str | None]:
-        """Return the variables that make clients use the proxy and trust the sandbox's certificate authority.
+        """Return the variables that make clients trust the sandbox's certificate authority, and use the proxy.
 
         The trust files are written to *directory*, or to a private temporary directory that lives until the sandbox is closed.
 
         Args:
-            proxy: the listener, or its address as the program sees it (``host:port``).
+            proxy: the listener, or its address as the program sees it (``host:port``); none where all connections are captured,
+                and then inherited proxy variables are removed.
             auth: user and password if the listener asks for them.
             directory: where to write ``ca.pem`` and ``bundle.pem``.
 
@@ -207,15 +218,15 @@ class Sandbox:
             OSError: the files can't be written.
         """
         self._require_open()
-        where = proxy if isinstance(proxy, str) else describe(proxy)
-        if where.startswith("unix:"):
-            raise ConfigurationError("proxy variables can't name a Unix socket; give the address that the program will see")
-        user = "" if auth is None else f"{quote(auth.user, safe='')}:{quote(auth.password, safe='')}@"
+        url = None
+        if proxy is not None:
+            where = proxy if isinstance(proxy, str) else describe(proxy)
+            if where.startswith("unix:"):
+                raise ConfigurationError("proxy variables can't name a Unix socket; give the address that the program will see")
+            user = "" if auth is None else f"{quote(auth.user, safe='')}:{quote(auth.password, safe='')}@"
+            url = f"http://{user}{where}"
         certificate, bundle = self.write_trust(directory)
-        return {
-            **trust_environment(bundle=bundle, certificate=certificate),
-            **proxy_environment(f"http://{user}{where}"),
-        }
+        return {**trust_environment(bundle=bundle, certificate=certificate), **proxy_environment(url)}
 
     def write_trust(self, directory: Path | None = None) -> tuple[Path, Path]:
         """Write ``ca.pem`` (the certificate alone) and ``bundle.pem``, readable by all.
@@ -226,22 +237,38 @@ class Sandbox:
         Returns:
             Their paths.
         """
-        if directory is None:
-            if self._directory is None:
-                self._directory = Path(tempfile.mkdtemp(prefix="sbxproxy-"))
-                self._directory.chmod(0o755)  # certificates are public, and the program may run as another user
-            directory = self._directory
-        certificate, bundle = directory / "ca.pem", directory / "bundle.pem"
-        for path, content in ((certificate, self.certificate_pem), (bundle, self._bundle())):
-            temporary = path.with_suffix(".new")
-            temporary.write_bytes(content)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        return certificate, bundle
+        return self._trust.write(directory)
 
-    def _bundle(self) -> bytes:
-        extra = [path.read_bytes().rstrip(b"\n") + b"\n" for path in self._extra_roots]
-        return bundle_pem(self.certificate_pem, self._roots) + b"".join(extra)
+    def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
+        """Write what a runtime should mount, read-only, over files of the system that the program sees.
+
+        For programs that heed no variable: the system's bundles of roots, Java's trust store, and ``resolv.conf``. Paths are those
+        of this machine; a runtime with another file system mounts ``bundle.pem`` wherever that has its bundle.
+
+        Args:
+            directory: where to write; a temporary directory until the sandbox is closed, by default.
+
+        Returns:
+            The file written, by the path that it is to be seen at.
+        """
+        self._require_open()
+        return self._trust.mounts(directory)
+
+    def _answerer(self) -> DnsAnswerer:
+        from sbxproxy.dns import DnsAnswerer  # noqa: PLC0415 - its library takes a tenth of a second to import
+
+        if self._dns is None:
+            context = self._context
+            self._dns = DnsAnswerer(
+                self.name,
+                policy=lambda: context.policy,
+                boundary=context.boundary,
+                resolver=context.resolver,
+                emit=self._emit,
+                forwarder=self._forwarder(),
+                limits=context.limits,
+            )
+        return self._dns
 
     # -- connections
 
@@ -269,29 +296,104 @@ class Sandbox:
         """
         self._require_open()
         trusted = PrefixTable(trusted_proxies) if trusted_proxies else None
+        limits = self._context.limits
+
+        async def opener(client: PeekedStream) -> Ask | None:
+            return await (open_explicit(client, limits, auth) if trusted is None else open_proxy_protocol(client, trusted))
+
         unregister = self._register([endpoint for listener in listeners for endpoint in local_endpoints(listener)])
-
-        async def accept(stream: Stream) -> None:
-            await self._guarded(lambda: self._serve_stream(stream, auth, trusted), stream)
-
-        bounded = [BoundedListener(listener, self._slots) for listener in listeners]
-        handler = self._slots.bound(accept)
-
-        serving, accepting = trio.CancelScope(), trio.CancelScope()
-        self._serving.add(serving)
-        self._accepting.add(accepting)
         try:
-            with serving:
-                async with trio.open_nursery() as flows:
-                    with accepting:
-                        async with trio.open_nursery() as nursery:
-                            serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=flows)
-                            await nursery.start(serve)
-                            task_status.started()
+            await self._doors.serve(listeners, opener, task_status=task_status)
         finally:
-            self._serving.discard(serving)
-            self._accepting.discard(accepting)
             unregister()
+
+    async def serve_captured(
+        self,
+        captured: Captured,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve all TCP and DNS of a captured network namespace until drained or cancelled; closes its sockets then.
+
+        Args:
+            captured: what ``sbxproxy.capture`` made: ``listeners`` whose connections the kernel redirected, and ``dns`` sockets.
+            task_status: started once connections and queries are answered.
+
+        Raises:
+            RuntimeError: the sandbox is closed.
+        """
+        self._require_open()
+        answerer = self._answerer()
+        dns_connections = Slots(answerer.limits.dns_connections, limit="dns_connections")
+
+        async def opener(client: PeekedStream) -> Ask | None:
+            await trio.lowlevel.checkpoint()
+            return open_transparent(client)
+
+        async def dns(stream: Stream) -> bool:
+            if open_transparent(stream).port != DNS_PORT:
+                return False
+            dns_connections.acquire_nowait()
+            try:
+                await serve_tcp(stream, answerer)
+            finally:
+                dns_connections.release()
+            return True
+
+        async with trio.open_nursery() as nursery:
+            for sock in captured.dns:
+                await nursery.start(serve_udp, sock, answerer)
+            await self._doors.serve(captured.listeners, opener, aside=dns, task_status=task_status)
+            nursery.cancel_scope.cancel(reason="no more connections are accepted")
+
+    async def capture(self, *, netns: str | Path | int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Make this sandbox the only way out of a network namespace, until drained or cancelled.
+
+        The namespace keeps its rules when this ends: nothing gets out any more then.
+
+        Args:
+            netns: its path (``/proc/PID/ns/net``, ``/run/netns/NAME``) or an open descriptor; not our own namespace.
+            task_status: started once the namespace is captured and served. Let the program run only then.
+
+        Raises:
+            CaptureUnavailable: a step failed; it says which and why.
+            RuntimeError: the sandbox is closed.
+        """
+        self._require_open()
+        from sbxproxy.capture import attach  # noqa: PLC0415 - few embedders need it
+
+        captured = await attach(netns)
+        try:
+            await self.serve_captured(captured, task_status=task_status)
+        finally:
+            await captured.aclose()
+
+    async def gateway(
+        self,
+        *,
+        interface: str,
+        netns: str | Path | int,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Make this sandbox the only way out for what comes in by *interface* of a gateway namespace; for root.
+
+        Args:
+            interface: a veth's or tap's end in that namespace, through which a container or virtual machine is routed.
+            netns: the gateway namespace, which has no other interface.
+            task_status: started once it is captured and served.
+
+        Raises:
+            CaptureUnavailable: a step failed; it says which and why.
+            RuntimeError: the sandbox is closed.
+        """
+        self._require_open()
+        from sbxproxy.capture import gateway  # noqa: PLC0415 - few embedders need it
+
+        captured = await gateway(netns, interface)
+        try:
+            await self.serve_captured(captured, task_status=task_status)
+        finally:
+            await captured.aclose()
 
     async def handle(self, stream: Stream, target: tuple[str, int]) -> None:
         """Carry one connection that is already there, to *target*, until it ends; closes *stream*.
@@ -312,87 +414,18 @@ class Sandbox:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        try:
-            self._slots.acquire_nowait()
-        except LimitError as error:
-            await self._turn_away(stream, Reason.LIMIT, str(error))
-            return
-        try:
-            await self._guarded(lambda: self._serve_ask(peekable(stream), ask), stream)
-        finally:
-            self._slots.release()
-
-    async def _guarded(self, work: Callable[[], Awaitable[object]], stream: Stream) -> None:
-        """Run one connection's work so that nothing of it can end another's."""
-        try:
-            await work()
-        except* Exception as group:  # noqa: BLE001
-            # Kinds only: the text of an exception may quote what the client sent, or a secret.
-            kinds = ", ".join(sorted({type(error).__name__ for error in _leaves(group)}))
-            self._emit(Problem(sandbox=self.name, flow=None, reason="internal-error", detail=f"a connection failed with {kinds}"))
-        finally:
-            with trio.CancelScope(shield=True):  # never waits
-                await trio.aclose_forcefully(stream)
-
-    async def _serve_stream(self, stream: Stream, auth: ListenerAuth | None, trusted: PrefixTable | None) -> None:
-        client = peekable(stream)
-        while True:
-            ask = await self._ask(client, auth, trusted)
-            if ask is None:
-                return
-            leftover = await self._serve_ask(client, ask)
-            if leftover is None:
-                return
-            client.peeked = leftover + client.peeked
-
-    async def _ask(self, client: PeekedStream, auth: ListenerAuth | None, trusted: PrefixTable | None) -> Ask | None:
-        """Let the front read whom the client wants; ``None`` after telling it what was wrong."""
-        limits = self._context.limits
-        started = trio.current_time()
-        try:
-            with trio.fail_after(limits.first_bytes):
-                if trusted is not None:
-                    return await open_proxy_protocol(client, trusted)
-                return await open_explicit(client, limits, auth)
-        except trio.TooSlowError:
-            reason, detail = str(Reason.FIRST_BYTES_TIMEOUT), "the request to the proxy did not come in time"
-        except ClientProtocolError as error:
-            reason, detail = str(error.reason), str(error)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        self._emit(self._no_flow(reason, detail, trio.current_time() - started))
-        with trio.move_on_after(1.0), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await client.aclose()
-        return None
-
-    async def _serve_ask(self, client: PeekedStream, ask: Ask) -> bytes | None:
-        if not self._is_running():
-            await self._turn_away(client, "not-running", "the proxy is not running")
-            return None
-        return await serve_flow(self._context, client, ask)
-
-    async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:
-        self._emit(self._no_flow(reason, detail, 0.0))
-        await abort(client)
-
-    def _no_flow(self, reason: str, detail: str, duration: float) -> FlowClosed:
-        return FlowClosed(
-            sandbox=self.name, flow=0, front="", target="", wire=None, server_name=None, decision="deny", reason=str(reason),
-            rule=None, detail=detail, address=None, bytes_up=0, bytes_down=0, requests=0, duration=duration, ended="denied",
-        )  # fmt: skip
+        await self._doors.handle(stream, ask)
 
     # -- ends
 
     async def drain(self, grace: float = 5.0) -> None:
         """Stop accepting, give live flows *grace* seconds to end, then cut them; ``serve`` returns."""
-        for scope in tuple(self._accepting):
-            scope.cancel(reason="draining")
+        self._doors.stop_accepting("draining")
         with trio.move_on_after(grace):
             for flow in self.flows:
                 await flow.finished.wait()
         self._cut_all("drained")
-        for scope in tuple(self._serving):
-            scope.cancel(reason="drained")
+        self._doors.close("drained")
 
     async def aclose(self) -> None:
         """Cut all flows, stop serving, and remove the trust files; again is harmless."""
@@ -400,11 +433,9 @@ class Sandbox:
             return
         self._closed = True
         self._cut_all("sandbox-closed")
-        for scope in (*self._accepting, *self._serving):
-            scope.cancel(reason="the sandbox was closed")
+        self._doors.close("the sandbox was closed")
         self._on_close()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        self._trust.close()
         with trio.CancelScope(shield=True):
             await self._context.pool.aclose_all()
         await trio.lowlevel.checkpoint()
@@ -428,29 +459,6 @@ class Sandbox:
                 observer(event)
 
 
-def check_references(policy: Policy, secrets: Secrets, plugins: Mapping[str, Any]) -> None:
-    """Check that all that *policy* names exists.
-
-    Raises:
-        PolicyError: it names a secret without a source, or a plugin that isn't loaded.
-    """
-    problems = [
-        PolicyProblem("", f"it uses the secret {name!r}, which has no source", _known("secrets", secrets.names))
-        for name in sorted(set(policy.secrets) - secrets.names)
-    ]
-    problems += [
-        PolicyProblem(place, f"no transform named {name!r} is loaded", _known("loaded transforms", plugins))
-        for name, place in policy.plugins
-        if name not in plugins
-    ]
-    if problems:
-        raise PolicyError(*problems)
-
-
-def _known(what: str, names: Any) -> str:
-    return f"{what}: {', '.join(sorted(names)) or 'none'}"
-
-
 def _host(host: str) -> Hostname | IPAddress:
     found = parse_address(host) or canonical_hostname(host)
     if found is None:
@@ -462,10 +470,3 @@ def _port(port: int) -> int:
     if not 0 < port < 65536:
         raise ValueError("target: a port is a number from 1 to 65535")
     return port
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

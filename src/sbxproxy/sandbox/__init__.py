@@ -1,0 +1,8 @@
+"""One sandbox: ``sandbox`` is what embedders see; ``doors`` lets its connections in, ``trust`` writes what makes its programs trust it."""
+
+from __future__ import annotations
+
+__all__ = ["Sandbox", "check_references"]
+
+from sbxproxy.sandbox.references import check_references
+from sbxproxy.sandbox.sandbox import Sandbox

@@ -1,0 +1,169 @@
+"""How connections come into a sandbox: accepted from its listeners or handed over, each in a task that can't end another's.
+
+What comes in by a sandbox's listeners is that sandbox, whatever it says of itself.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Doors", "Opener"]
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+from trio.abc import Listener, Stream
+
+from sbxproxy.connection import Context, serve_flow
+from sbxproxy.errors import ClientProtocolError, LimitError
+from sbxproxy.events import FlowClosed, Problem
+from sbxproxy.fronts import Ask
+from sbxproxy.net import BoundedListener, Slots, peekable
+from sbxproxy.net.peek import PeekedStream
+from sbxproxy.net.sockets import abort
+from sbxproxy.policy import Reason
+
+Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
+"""A front: reads what the client asks for; ``None`` if it left without asking."""
+
+
+class Doors:
+    """Lets connections into one sandbox, until drained or closed."""
+
+    __slots__ = ("_accepting", "_context", "_is_running", "_serving", "_slots")
+
+    def __init__(self, context: Context, slots: Slots, is_running: Callable[[], bool]) -> None:
+        self._context = context
+        self._slots = slots
+        self._is_running = is_running
+        self._accepting: set[trio.CancelScope] = set()
+        self._serving: set[trio.CancelScope] = set()
+
+    async def serve(
+        self,
+        listeners: Sequence[Listener[Any]],
+        opener: Opener,
+        *,
+        aside: Callable[[Stream], Awaitable[bool]] | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept connections until ``stop_accepting`` and the end of those that are open, or until cancelled; closes *listeners*.
+
+        Args:
+            listeners: open listeners.
+            opener: the front.
+            aside: serves a connection that is no flow, and says whether it was one; asked first.
+            task_status: started once connections are accepted.
+        """
+
+        async def carry(stream: Stream) -> None:
+            if aside is None or not await aside(stream):
+                await self._serve_stream(stream, opener)
+
+        async def accept(stream: Stream) -> None:
+            await self._guarded(lambda: carry(stream), stream)
+
+        bounded = [BoundedListener(listener, self._slots) for listener in listeners]
+        handler = self._slots.bound(accept)
+        serving, accepting = trio.CancelScope(), trio.CancelScope()
+        self._serving.add(serving)
+        self._accepting.add(accepting)
+        try:
+            with serving:
+                async with trio.open_nursery() as flows:
+                    with accepting:
+                        async with trio.open_nursery() as nursery:
+                            serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=flows)
+                            await nursery.start(serve)
+                            task_status.started()
+        finally:
+            self._serving.discard(serving)
+            self._accepting.discard(accepting)
+
+    async def handle(self, stream: Stream, ask: Ask) -> None:
+        """Carry one connection that is already there until it ends; closes *stream*."""
+        try:
+            self._slots.acquire_nowait()
+        except LimitError as error:
+            await self._turn_away(stream, Reason.LIMIT, str(error))
+            return
+        try:
+            await self._guarded(lambda: self._serve_ask(peekable(stream), ask), stream)
+        finally:
+            self._slots.release()
+
+    def stop_accepting(self, why: str) -> None:
+        """Let nobody in any more; who is in stays."""
+        for scope in tuple(self._accepting):
+            scope.cancel(reason=why)
+
+    def close(self, why: str) -> None:
+        """End all that is served, and ``serve`` with it."""
+        for scope in (*self._accepting, *self._serving):
+            scope.cancel(reason=why)
+
+    async def _guarded(self, work: Callable[[], Awaitable[object]], stream: Stream) -> None:
+        """Run one connection's work so that nothing of it can end another's."""
+        try:
+            await work()
+        except* Exception as group:  # noqa: BLE001
+            # Kinds only: the text of an exception may quote what the client sent, or a secret.
+            kinds = ", ".join(sorted({type(error).__name__ for error in _leaves(group)}))
+            detail = f"a connection failed with {kinds}"
+            self._context.emit(Problem(sandbox=self._context.sandbox, flow=None, reason="internal-error", detail=detail))
+        finally:
+            with trio.CancelScope(shield=True):  # never waits
+                await trio.aclose_forcefully(stream)
+
+    async def _serve_stream(self, stream: Stream, opener: Opener) -> None:
+        client = peekable(stream)
+        while True:
+            ask = await self._ask(client, opener)
+            if ask is None:
+                return
+            leftover = await self._serve_ask(client, ask)
+            if leftover is None:
+                return
+            client.peeked = leftover + client.peeked
+
+    async def _ask(self, client: PeekedStream, opener: Opener) -> Ask | None:
+        """Let the front read whom the client wants; ``None`` after telling it what was wrong."""
+        started = trio.current_time()
+        try:
+            with trio.fail_after(self._context.limits.first_bytes):
+                return await opener(client)
+        except trio.TooSlowError:
+            reason, detail = str(Reason.FIRST_BYTES_TIMEOUT), "the request to the proxy did not come in time"
+        except ClientProtocolError as error:
+            reason, detail = str(error.reason), str(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        self._context.emit(self._no_flow(reason, detail, trio.current_time() - started))
+        with trio.move_on_after(1.0), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await client.aclose()
+        return None
+
+    async def _serve_ask(self, client: PeekedStream, ask: Ask) -> bytes | None:
+        if not self._is_running():
+            await self._turn_away(client, "not-running", "the proxy is not running")
+            return None
+        return await serve_flow(self._context, client, ask)
+
+    async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:
+        self._context.emit(self._no_flow(reason, detail, 0.0))
+        await abort(client)
+
+    def _no_flow(self, reason: str, detail: str, duration: float) -> FlowClosed:
+        return FlowClosed(
+            sandbox=self._context.sandbox, flow=0, front="", target="", wire=None, server_name=None, decision="deny",
+            reason=str(reason), rule=None, detail=detail, address=None, bytes_up=0, bytes_down=0, requests=0, duration=duration,
+            ended="denied",
+        )  # fmt: skip
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,85 @@
+"""The files that make a sandbox's programs trust its authority, and where they belong."""
+
+from __future__ import annotations
+
+__all__ = ["TrustFiles"]
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sbxproxy.tls import bundle_pem
+from sbxproxy.tls.trust import java_trust_stores, java_truststore, system_bundles
+
+RESOLV_CONF = b"# Any address will do: every query is answered by the sandbox's own DNS.\nnameserver 192.0.2.53\n"
+
+
+class TrustFiles:
+    """Writes them, into a directory of the caller's or a temporary one that lives until ``close``."""
+
+    __slots__ = ("_certificate_pem", "_directory", "_extra_roots", "_roots")
+
+    def __init__(self, certificate_pem: bytes, *, roots: Path | None, extra_roots: Sequence[Path]) -> None:
+        """Write nothing yet.
+
+        Args:
+            certificate_pem: the authority's certificate.
+            roots: whom upstreams are verified with, if not the system's.
+            extra_roots: and these.
+        """
+        self._certificate_pem = certificate_pem
+        self._roots = roots
+        self._extra_roots = tuple(extra_roots)
+        self._directory: Path | None = None
+
+    def write(self, directory: Path | None = None) -> tuple[Path, Path]:
+        """Write ``ca.pem`` and ``bundle.pem``; return their paths."""
+        where = self._where(directory)
+        return _write(where / "ca.pem", self._certificate_pem), _write(where / "bundle.pem", self._bundle())
+
+    def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
+        """Write what stands in for files of the system; return it by the path that it is to be seen at.
+
+        Only paths that exist here are named: nothing can be mounted over what isn't there.
+        """
+        where = self._where(directory)
+        found: dict[Path, Path] = {}
+        bundles = system_bundles()
+        if bundles:
+            bundle = _write(where / "bundle.pem", self._bundle())
+            found.update(dict.fromkeys(bundles, bundle))
+        stores = java_trust_stores()
+        if stores:
+            store = _write(where / "truststore.p12", java_truststore(self._bundle()))
+            found.update(dict.fromkeys(stores, store))
+        resolver = Path("/etc/resolv.conf")
+        if resolver.exists():
+            found[resolver.resolve()] = _write(where / "resolv.conf", RESOLV_CONF)
+        return found
+
+    def _where(self, directory: Path | None) -> Path:
+        if directory is not None:
+            return directory
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="sbxproxy-"))
+            self._directory.chmod(0o755)  # certificates are public, and the program may run as another user
+        return self._directory
+
+    def _bundle(self) -> bytes:
+        extra = [path.read_bytes().rstrip(b"\n") + b"\n" for path in self._extra_roots]
+        return bundle_pem(self._certificate_pem, self._roots) + b"".join(extra)
+
+    def close(self) -> None:
+        """Remove the temporary directory; again is harmless."""
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file that all may read, in one step for whoever reads it."""
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(content)
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    return path
