@@ -205,9 +205,8 @@ class Proxy:
         """Return what asks the name servers, for all sandboxes; made when the first of them needs it."""
         from sbxproxy.dns import Forwarder  # noqa: PLC0415 - its library takes a tenth of a second to import
 
-        limits = self.settings.limits
         if self._forwarder is None:
-            self._forwarder = Forwarder(self.settings.nameservers, time=limits.dns_answer, cache=limits.dns_cache)
+            self._forwarder = Forwarder(self.settings.nameservers, limits=self.settings.limits)
         return self._forwarder
 
     def _forget(self, name: str) -> None:
