@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+import sys
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
 
@@ -281,6 +282,7 @@ async def test_both_may_connect_and_one_is_kept(monkeypatch):
         await both.wait()
 
     monkeypatch.setattr(trio.lowlevel, "wait_writable", wait_writable)
+    monkeypatch.setattr(sys.modules[dial.__module__], "_UNDER_WAY", frozenset({0, errno.EINPROGRESS}))  # as if they were far away
     with listening("127.0.0.1") as first:
         port = first.getsockname()[1]
         with listening("127.0.0.2", port):
@@ -289,3 +291,45 @@ async def test_both_may_connect_and_one_is_kept(monkeypatch):
             assert stream.socket.getpeername()[0] == str(chosen)
             reset(stream)
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("answer", [errno.EALREADY, errno.EINPROGRESS, errno.EISCONN, 0])
+async def test_an_answer_is_waited_for_only_while_there_is_none(monkeypatch, answer):
+    """Asking for the outcome again may find it there, as it does within one host, or not yet."""
+    real = socket.socket.connect_ex
+    asked = []
+    waited = []
+
+    def connect_ex(sock, where):
+        asked.append(where)
+        return real(sock, where) if len(asked) == 1 else answer
+
+    async def wait_writable(sock):
+        waited.append(sock)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", wait_writable)
+    with listening() as server:
+        stream, _ = await call(V4[:1], server.getsockname()[1])
+        reset(stream)
+    assert len(asked) == 2
+    assert len(set(asked)) == 1
+    assert len(waited) == (answer in {errno.EALREADY, errno.EINPROGRESS})
+
+
+async def test_an_address_written_in_two_ways_is_one_address():
+    """The C library writes ``::1.2.3.4`` where Python writes ``::102:304``."""
+
+    class Socket:
+        def getpeername(self):
+            return ("::1.2.3.4", 443, 0, 0)
+
+        def getsockname(self):
+            return ("::1", 5, 0, 0)
+
+    _check_peer(Socket(), IPv6Address("::102:304"), 443)
+    with pytest.raises(OSError):
+        _check_peer(Socket(), IPv6Address("::102:305"), 443)
+    with pytest.raises(OSError):
+        _check_peer(Socket(), IPv6Address("::102:304"), 444)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream, peekable
-from support.tcp import receive_all, tcp_pair
+from support.tcp import receive_all, receive_exactly, reset, tcp_pair
 
 
 async def test_bytes_peeked_at_are_received_again():
@@ -91,6 +91,87 @@ async def test_a_cancelled_fill_loses_nothing():
     await far.send_all(b"def")
     await stream.fill()
     assert stream.peeked == b"abcdef"
+
+
+async def test_x4_a_reset_while_reading_ahead_is_no_end():
+    """Told once by the kernel; who asks again gets an end of file, and half a head would pass for a whole one."""
+    far, near = tcp_pair()
+    stream = peekable(near)
+    await far.send_all(b"half a ")
+    assert await stream.fill()
+    reset(far)
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.fill()
+    await stream.aclose()
+
+
+async def test_reading_ahead_from_a_closed_socket_says_so(nursery):
+    far, near = tcp_pair()
+    stream = peekable(near)
+    told = trio.Event()
+
+    async def fill():
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.fill()
+        told.set()
+
+    nursery.start_soon(fill)
+    await trio.testing.wait_all_tasks_blocked()
+    await near.aclose()
+    await told.wait()
+    await fill()
+    await far.aclose()
+
+
+async def test_a_socket_closed_between_trying_and_waiting_says_so(monkeypatch):
+    far, near = tcp_pair()
+    stream = peekable(near)
+
+    def read(number, size):
+        near.socket.close()
+        raise BlockingIOError
+
+    monkeypatch.setattr("sbxproxy.net.peek.os.read", read)
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.fill()
+    await far.aclose()
+
+
+async def test_a_fill_in_a_cancelled_scope_takes_nothing():
+    far, near = tcp_pair()
+    stream = peekable(near)
+    await far.send_all(b"still there")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await stream.fill()
+    assert scope.cancelled_caught
+    assert stream.peeked == b""
+    assert await receive_exactly(near, 11) == b"still there"
+    await far.aclose()
+    await near.aclose()
+
+
+async def test_whoever_sends_without_pause_does_not_keep_others_from_their_turn():
+    far, near = tcp_pair()
+    stream = peekable(near)
+    await far.send_all(bytes(100))
+    turns = 0
+
+    async def other():
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await trio.lowlevel.checkpoint()
+        for _ in range(10):
+            await stream.fill(10)
+        assert turns >= 5
+        nursery.cancel_scope.cancel()
+    await far.aclose()
+    await near.aclose()
 
 
 async def test_invalid_sizes_are_refused_with_and_without_buffered_bytes():

@@ -10,7 +10,7 @@ import trio.testing
 from OpenSSL import SSL
 
 from sbxproxy.net.peek import PeekedStream, peekable
-from sbxproxy.net.sockets import abort, enable_keepalive, socket_below
+from sbxproxy.net.sockets import abort, close_now, enable_keepalive, socket_below
 from sbxproxy.tls.stream import TlsStream
 from support.tcp import Opaque, tcp_pair, unix_pair
 
@@ -56,6 +56,42 @@ async def test_aborting_a_unix_socket_closes_it():
     near, far = unix_pair()
     await abort(near)
     assert await far.receive_some() == b""
+    await far.aclose()
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, peekable, lambda s: PeekedStream(peekable(s))], ids=range(3))
+async def test_a_bare_socket_closes_in_one_step_and_its_peer_sees_an_end(wrap):
+    near, far = tcp_pair()
+    stream = wrap(near)
+    assert close_now(stream)
+    assert close_now(stream)
+    assert near.socket.fileno() == -1
+    assert await far.receive_some() == b""
+    await far.aclose()
+
+
+@pytest.mark.parametrize("wrap", [Opaque, over_tls])
+async def test_what_says_goodbye_itself_is_not_closed_in_one_step(wrap):
+    near, far = tcp_pair()
+    assert not close_now(wrap(near))
+    assert near.socket.fileno() >= 0
+    await near.aclose()
+    await far.aclose()
+
+
+async def test_those_who_wait_for_a_socket_are_told_that_it_was_closed(nursery):
+    near, far = tcp_pair()
+    told = trio.Event()
+
+    async def wait():
+        with pytest.raises(trio.ClosedResourceError):
+            await near.receive_some()
+        told.set()
+
+    nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    close_now(near)
+    await told.wait()
     await far.aclose()
 
 

@@ -20,7 +20,7 @@ import trio
 from sbxproxy.net.direction import CHUNK, Broken, Direction
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.outcome import Counts, Ended
-from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream
+from sbxproxy.net.peek import PeekedStream, bare_socket
 
 _Copy = Callable[[], Awaitable[None]]
 
@@ -91,7 +91,7 @@ async def relay(
     Returns:
         Why it ended.
     """
-    ours, theirs = _bare_socket(client), _bare_socket(upstream)
+    ours, theirs = bare_socket(client), bare_socket(upstream)
     if ours is None or theirs is None:
         sockets = None
     else:
@@ -161,14 +161,6 @@ async def _relay_in_two_tasks(
     if nursery.cancel_scope.cancelled_caught and not broken:
         return "linger" if patience.lingering else "idle"
     return ended
-
-
-def _bare_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
-    """Return the socket of *stream* if nothing but peeking is in between; subclasses might transform."""
-    while type(stream) in {PeekedStream, HalfCloseablePeekedStream}:
-        assert isinstance(stream, PeekedStream)
-        stream = stream.inner
-    return stream.socket if type(stream) is trio.SocketStream else None
 
 
 def _take_peeked(stream: trio.abc.Stream) -> bytes:

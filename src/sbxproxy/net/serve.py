@@ -1,0 +1,55 @@
+"""Serves listeners: a task for each connection, and a slot for as long as it is open.
+
+What is surprising is that Trio's ``serve_listeners`` is not used: it closes each stream once more, by force, which costs
+more than accepting it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["serve_bounded"]
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+from sbxproxy.net.listen import BoundedListener, Slots
+
+_Stream = TypeVar("_Stream", bound=trio.abc.AsyncResource)
+
+
+async def serve_bounded(
+    handler: Callable[[_Stream], Awaitable[object]],
+    listeners: Sequence[trio.abc.Listener[_Stream]],
+    slots: Slots,
+    *,
+    flows: trio.Nursery,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Accept on *listeners* while slots are free and run ``handler(stream)`` for each connection, until cancelled.
+
+    The listeners are closed then; connections go on. A stream is closed when its handler is done with it, however that
+    ends, and its slot given back. What a handler raises goes to *flows*.
+
+    Args:
+        handler: carries one connection.
+        listeners: open ones; taken over.
+        slots: bound the connections of all of them together.
+        flows: the handlers run in it; it has to outlive this call.
+        task_status: started once connections are accepted.
+
+    Raises:
+        OSError: from a listener; running out of descriptors or memory is waited out.
+    """
+    handle = slots.bound(handler)
+
+    async def accept(listener: BoundedListener[_Stream]) -> None:
+        async with listener:
+            while True:
+                stream = await listener.accept()
+                flows.start_soon(handle, stream)
+
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(accept, BoundedListener(listener, slots))
+        task_status.started()
