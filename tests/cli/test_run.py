@@ -95,20 +95,25 @@ def test_a_mistake_is_one_clear_sentence_and_nothing_runs(options, said, tmp_pat
     assert not mark.exists()
 
 
-def test_the_command_does_not_see_variables_that_hold_secrets():
+@pytest.mark.parametrize("capture", ["namespaces", "env"])
+def test_the_command_does_not_see_variables_that_hold_secrets(capture):
     done = sbxproxy(
         "run",
+        "--capture",
+        capture,
         "--inject",
         "a.example:authorization: Bearer ${secret:x}",
         "--secret",
         "x=env:HUSH",
         "--",
         "env",
-        env={"HUSH": "canary-value"},
+        env={"HUSH": "canary-value", "https_proxy": "http://192.0.2.1:1", "SSH_AUTH_SOCK": "/tmp/agent"},
     )
     assert done.returncode == 0
     assert "canary-value" not in done.stdout + done.stderr
-    assert "HTTPS_PROXY=http://sandbox:" in done.stdout
+    assert ("HTTPS_PROXY=http://sandbox:" in done.stdout) is (capture == "env")
+    assert ("SSH_AUTH_SOCK=" in done.stdout) is (capture == "env")
+    assert "192.0.2.1" not in done.stdout
     assert "SSL_CERT_FILE=" in done.stdout
 
 
@@ -118,8 +123,20 @@ def test_the_trust_files_are_gone_afterwards():
     assert not os.path.exists(done.stdout.strip())
 
 
-def test_a_denial_says_what_why_and_what_would_allow_it():
-    done = sbxproxy("run", "--allow", "good.example", "--", "curl", "-sS", "https://bad.example/")
+@pytest.mark.parametrize("capture", ["namespaces", "env"])
+def test_a_denial_says_what_why_and_what_would_allow_it(capture):
+    """Where the name isn't even resolved, that is said of the look-up."""
+    done = sbxproxy("run", "--capture", capture, "--allow", "good.example", "--", "curl", "-sS", "https://bad.example/")
+    if capture == "namespaces":
+        event = json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))
+        assert (event["event"], event["decision"], event["reason"], event["name"]) == (
+            "dns",
+            "deny",
+            "domain-not-allowed",
+            "bad.example",
+        )
+        assert event["remedy"] == '"allow": ["bad.example"]'
+        return
     event = json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))
     assert (event["decision"], event["reason"], event["target"]) == ("deny", "domain-not-allowed", "bad.example:443")
     assert event["remedy"] == '"allow": ["bad.example"]'
@@ -133,7 +150,10 @@ def test_quiet_says_nothing():
 def test_events_go_to_a_file(tmp_path):
     sbxproxy("run", "--quiet", "--deny-all", "--events", tmp_path / "log", "--", "curl", "-s", "https://bad.example/")
     kinds = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
-    assert kinds == ["flow-closed"]
+    assert set(kinds) == {"dns"}
+    where = ("--resolve", "bad.example:1.1.1.1", "--capture=env", "--quiet", "--deny-all", "--events", tmp_path / "log")
+    sbxproxy("run", *where, "--", "curl", "-s", "https://bad.example/")
+    assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["event"] == "flow-closed"
 
 
 def test_the_policy_may_come_from_standard_input():
@@ -144,10 +164,10 @@ def test_the_policy_may_come_from_standard_input():
 def test_a_toml_file_gives_options_and_the_command_line_wins(tmp_path):
     config = write(tmp_path / "sbx.toml", 'allow = ["a.example"]\nquiet = true\n')
     done = sbxproxy("run", "--config", config, "--", "curl", "-sS", "https://b.example/")
-    assert "response 403" in done.stderr
+    assert "Could not resolve host" in done.stderr
     assert '"event"' not in done.stderr
     done = sbxproxy("run", "--config", config, "--deny-all", "--events", "-", "--", "curl", "-s", "https://a.example/")
-    assert json.loads(done.stdout)["reason"] == "deny-all"
+    assert json.loads(done.stdout.splitlines()[0])["reason"] == "deny-all"
 
 
 def wait_for(path, text, child):

@@ -16,6 +16,8 @@ from sbxproxy.errors import SbxproxyError
 _COMMANDS = {
     "run": ("sbxproxy.cli.run", "Run a command behind a policy."),
     "serve": ("sbxproxy.cli.serve", "Serve one sandbox on explicit listeners until SIGTERM."),
+    "policy": ("sbxproxy.cli.policy", "Show or change the policy of a running sandbox."),
+    "probe": ("sbxproxy.cli.probe", "Tell what this machine lets `run` do."),
     "explain": ("sbxproxy.cli.show", "Tell what a policy decides on a target, and why."),
     "lint": ("sbxproxy.cli.show", "Look for what a policy opens without meaning to."),
     "schema": ("sbxproxy.cli.show", "Print the JSON Schema of policies."),

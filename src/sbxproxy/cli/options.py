@@ -6,7 +6,7 @@ its directory, so that it works from anywhere.
 
 from __future__ import annotations
 
-__all__ = ["Configuration", "PolicySource", "configure", "operator_options", "policy_options"]
+__all__ = ["NAMED_POLICIES", "Configuration", "PolicySource", "configure", "operator_options", "policy_options"]
 
 import difflib
 import shlex
@@ -28,6 +28,9 @@ from sbxproxy.settings import Settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 _POLICY_OPTIONS = ("policy", "allow_all", "deny_all", "allow", "allow_cidr", "deny_cidr", "inject")
+NAMED_POLICIES = ("allow-all", "deny-all")
+"""What may stand in place of a policy file."""
+
 _CHOICES = "--policy FILE, --allow-all, --deny-all, or any of --allow, --allow-cidr, --deny-cidr, --inject"
 
 
@@ -158,7 +161,9 @@ def policy_options(function: F) -> F:
     return _stack(
         function,
         click.option(
-            "--policy", metavar="FILE", help="A policy in JSON; - is standard input. Changes of the file take effect at once."
+            "--policy",
+            metavar="FILE",
+            help="A policy in JSON, or allow-all or deny-all; - is standard input. Changes of the file take effect at once.",
         ),
         click.option("--allow-all", is_flag=True, help="Allow the public Internet, less what --deny-cidr says."),
         click.option("--deny-all", is_flag=True, help="Allow nothing, name resolution included."),
@@ -260,6 +265,8 @@ def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
         return PolicySource(None, document={"mode": "allow-all", "subnets": {"deny": denied}})
     if "deny_all" in used:
         return PolicySource(None, document="deny-all")
+    if "policy" in used and given["policy"] in NAMED_POLICIES:
+        return PolicySource(None, document=given["policy"])
     if "policy" in used:
         return PolicySource(None, text=sys.stdin.read()) if given["policy"] == "-" else PolicySource(Path(given["policy"]))
     allow: dict[str, list[object]] = {}

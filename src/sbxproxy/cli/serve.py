@@ -71,6 +71,7 @@ async def _serve(configuration: Configuration, listen: tuple[str, ...], options:
 
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             await session.nursery.start(accept)
+            await session.open_control()
             _write_files(session, listeners, places, auth, options)
             for place in places:
                 print(f"sbxproxy: listening on {place}", file=sys.stderr, flush=True)
@@ -78,8 +79,8 @@ async def _serve(configuration: Configuration, listen: tuple[str, ...], options:
             async for number in signals:
                 if number != signal.SIGHUP:
                     break
-                if configuration.source.path is not None:
-                    await session.reload()
+                if session.on_hangup is not None:
+                    await session.on_hangup()
         await session.proxy.drain(grace=options["grace"])
 
 

@@ -9,10 +9,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import IO, TypeVar
 
 import trio
 
+from sbxproxy.cli.control import runtime_directory, serve_control
 from sbxproxy.cli.failure import Failure
 from sbxproxy.cli.log import Log
 from sbxproxy.cli.options import Configuration
@@ -38,6 +41,7 @@ class Session:
     sandbox: Sandbox
     log: Log
     nursery: trio.Nursery
+    runtime_directory: Path
     _reloading: trio.Lock = field(default_factory=trio.Lock)
 
     @classmethod
@@ -64,7 +68,7 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
-                session = cls(configuration, proxy, sandbox, log, nursery)
+                session = cls(configuration, proxy, sandbox, log, nursery, runtime_directory())
                 nursery.start_soon(session._watch, seen)
                 yield session
                 nursery.cancel_scope.cancel(reason="the session is over")
@@ -74,6 +78,18 @@ class Session:
                 lines.close()
             if events is not None and events is not sys.stdout:
                 events.close()
+
+    @property
+    def on_hangup(self) -> Callable[[], Awaitable[object]] | None:
+        """What SIGHUP means: to read the policy file again, where there is one."""
+        return self.reload if self.configuration.source.path is not None else None
+
+    async def open_control(self) -> None:
+        """Let other terminals show and change the policy."""
+        await self.nursery.start(partial(serve_control, self.sandbox, self.runtime_directory, say=self._said))
+
+    def _said(self, text: str) -> None:
+        self.log.say(text, "yellow")
 
     async def reload(self) -> None:
         """Read the policy file and put it in force; an invalid one is reported, and the old policy stays."""

@@ -120,8 +120,9 @@ def _print_explanation(target: str, answer: Any, *, denied: bool) -> None:
 def lint(file: str, *, as_json: bool) -> None:
     """Look in FILE for what a policy opens, or fails to do, without meaning to.
 
-    Exit code 0 if nothing is found, 1 if something is, 2 if the policy is invalid.
+    Exit code 0 if nothing is found but notes, 1 if there is a warning, 2 if the policy is invalid.
     """
+    from sbxproxy.policy import Severity
     from sbxproxy.policy import lint as lint_policy
 
     findings = lint_policy(_read(file))
@@ -140,7 +141,7 @@ def lint(file: str, *, as_json: bool) -> None:
         for finding in findings:
             table.add_row(finding.id, Text(finding.place), Text(finding.message))
         Console(highlight=False).print(table)
-    sys.exit(1 if findings else 0)
+    sys.exit(1 if any(finding.severity is Severity.WARNING for finding in findings) else 0)
 
 
 @click.command()

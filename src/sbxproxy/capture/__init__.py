@@ -1,0 +1,60 @@
+"""Transparent capture on Linux: a program's whole network leads to the proxy, whether or not the program knows of one.
+
+``launch`` confines a command that it starts, ``attach`` and ``gateway`` capture a network namespace that another runtime made, and
+``probe`` tells whether this machine lets us. All of them hand back listeners whose sockets belong to the captured namespace, while
+the proxy stays in its own: ``original_destination`` tells where an accepted connection was going.
+
+This package's own import must stay cheap: the program in ``inside`` begins with it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CaptureUnavailable",
+    "Captured",
+    "Confined",
+    "Exited",
+    "Plan",
+    "Probe",
+    "Stopped",
+    "User",
+    "attach",
+    "gateway",
+    "launch",
+    "original_destination",
+    "probe",
+]
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sbxproxy.capture.attach import Captured, attach, gateway
+    from sbxproxy.capture.launch import Confined, Exited, Plan, Stopped, User, launch
+    from sbxproxy.capture.original import original_destination
+    from sbxproxy.capture.probe import Probe, probe
+    from sbxproxy.capture.unavailable import CaptureUnavailable
+
+_HOMES = {
+    "attach": "Captured attach gateway",
+    "launch": "Confined Exited Plan Stopped User launch",
+    "original": "original_destination",
+    "probe": "Probe probe",
+    "unavailable": "CaptureUnavailable",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    from importlib import import_module  # noqa: PLC0415
+
+    for module, names in _HOMES.items():
+        if name in names.split():
+            value = getattr(import_module(f"sbxproxy.capture.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'sbxproxy.capture' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,157 @@
+"""The first process of the sandbox: it starts the command, collects what ends, and passes on what the proxy says.
+
+When it ends, the kernel kills everything that is left in the process namespace. Signals from inside reach it only where it has a
+handler, which is for SIGCHLD alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["exit_code", "run_command"]
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+from sbxproxy.capture.inside.control import FAILURE, Control
+from sbxproxy.capture.inside.steps import step
+from sbxproxy.capture.inside.syscalls import install_filter
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+KILLED = 128 + signal.SIGKILL
+
+_TERMINAL = 0
+
+
+class Command(NamedTuple):
+    """What to execute.
+
+    Attributes:
+        argv: the program and its arguments.
+        environment: all of its variables.
+        foreground: whether it gets a process group of its own and the terminal that is its standard input.
+        ignored: signals that it ignores from the start, as the proxy was told to.
+        filter: for its system calls.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    foreground: bool
+    ignored: frozenset[int]
+    filter: bytes
+
+
+def exit_code(status: int) -> int:
+    """Return what a shell would show for a status of wait(2)."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def run_command(control: Control, command: Command) -> int:
+    """Run *command* to its end and return its exit code as a shell would show it."""
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    child = os.fork()
+    if child == 0:
+        _become(control, command)
+    poll = select.poll()
+    poll.register(woken, select.POLLIN)
+    poll.register(control, select.POLLIN)
+    while True:
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(woken, 4096)
+            code = _collect(control, child)
+            if code is not None:
+                return code
+        if control.fileno() in ready:
+            message = control.receive()
+            if not message:  # the proxy is gone, and with it all that held the command back
+                return KILLED
+            _obey(message, child, foreground=command.foreground)
+
+
+def _collect(control: Control, child: int) -> int | None:
+    """Take note of all that ended or stopped; the command's exit code if it is among them."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return code
+        if pid == 0:
+            return code
+        if os.WIFSTOPPED(status):
+            if pid == child:
+                control.stopped(os.WSTOPSIG(status))
+        elif pid == child:
+            code = exit_code(status)
+
+
+def _obey(message: bytes, child: int, *, foreground: bool) -> None:
+    verb, rest = message[:1], message[1:]
+    with contextlib.suppress(ProcessLookupError):
+        if verb == b"K":
+            os.kill(child, int(rest))
+        elif verb in {b"C", b"B"}:
+            if foreground:
+                if verb == b"C":
+                    _take_terminal(child)
+                os.killpg(child, signal.SIGCONT)
+            else:
+                os.kill(child, signal.SIGCONT)
+
+
+def _take_terminal(group: int) -> None:
+    """Make *group* the foreground; from the background that raises SIGTTOU, which is ignored meanwhile."""
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.tcsetpgrp(_TERMINAL, group)
+    signal.signal(signal.SIGTTOU, before)
+
+
+def _become(control: Control, command: Command) -> NoReturn:
+    """Execute the command in this process."""
+    code = FAILURE
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_IGN if number in command.ignored else signal.SIG_DFL)
+        if command.foreground:
+            with step("process group"):
+                os.setpgid(0, 0)
+            _take_terminal(os.getpid())
+        with step("system call filter"):
+            install_filter(command.filter)
+        control.starting()
+        code = _execute(command)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the proxy must hear of it
+        control.failed(error)
+    finally:
+        os._exit(code)
+
+
+def _execute(command: Command) -> int:
+    program = command.argv[0]
+    try:
+        os.execvpe(program, list(command.argv), dict(command.environment))  # noqa: S606 - running it is the point
+    except (FileNotFoundError, NotADirectoryError):
+        _say(f"{program}: command not found")
+        return NOT_FOUND
+    except OSError as error:
+        _say(f"{program}: {error.strerror}")
+        return NOT_EXECUTABLE
+    except ValueError as error:  # a NUL
+        _say(f"the command can't be executed: {error}")
+        return NOT_EXECUTABLE
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"sbxproxy: {text}\n".encode(errors="backslashreplace"))

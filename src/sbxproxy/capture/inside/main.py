@@ -1,0 +1,145 @@
+"""Where the program begins: ``main`` takes its orders from a file, and carries them out step by step.
+
+The order matters. The command's process is made last, when nothing is left that it could use or that could fail: mounts, network,
+listeners, user, capabilities. Only then are the listeners handed over, and only on the proxy's word is the command executed.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any, NoReturn
+
+from sbxproxy.capture.inside.control import FAILURE, Control
+from sbxproxy.capture.inside.init import KILLED, Command, exit_code, run_command
+from sbxproxy.capture.inside.mounts import Bind, arrange, fresh_proc, protect_kernel
+from sbxproxy.capture.inside.namespaces import enter_network, leave_host
+from sbxproxy.capture.inside.network import capture_gateway, capture_here
+from sbxproxy.capture.inside.seccomp import machine_filter
+from sbxproxy.capture.inside.steps import StepError, step
+from sbxproxy.capture.inside.syscalls import (
+    die_with_parent,
+    drop_capabilities,
+    empty_bounding_set,
+    forbid_new_privileges,
+    hide_memory,
+)
+
+Orders = dict[str, Any]
+
+_FOR_THE_PROXY = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that may be meant for the whole process group; what the command gets of them is the proxy's decision."""
+
+
+def main() -> NoReturn:
+    """Do what the orders say: descriptors of the control socket and of the orders are the program's arguments."""
+    code = FAILURE
+    control = None
+    try:
+        control = Control(int(sys.argv[1]))
+        die_with_parent(signal.SIGKILL)
+        with open(int(sys.argv[2]), encoding="utf-8") as file:
+            file.seek(0)
+            orders: Orders = json.load(file)
+        if orders["do"] == "run":
+            code = _confine(control, orders)
+        else:
+            _attach(control, orders)
+            code = 0
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the proxy must hear of it
+        if control is not None:
+            control.failed(error)
+    finally:
+        os._exit(code)
+
+
+def _attach(control: Control, orders: Orders) -> None:
+    enter_network(orders["namespace"])
+    interface = orders["interface"]
+    control.sockets(capture_here() if interface is None else capture_gateway(interface), {})
+
+
+def _confine(control: Control, orders: Orders) -> int:
+    try:
+        rules = machine_filter(os.uname().machine)
+    except LookupError:
+        raise StepError("system call filter", f"not known for {os.uname().machine}") from None
+    ignored = frozenset(
+        number
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}  # which Python ignores by itself
+        if signal.getsignal(number) == signal.SIG_IGN
+    )
+    command = Command(orders["argv"], orders["environment"], orders["foreground"], ignored, rules)
+    for number in _FOR_THE_PROXY:
+        signal.signal(number, signal.SIG_IGN)
+    has_user_namespace = leave_host()
+    with step("fork"):
+        child = os.fork()
+    if child == 0:
+        _be_first(control, orders, command, has_user_namespace=has_user_namespace)
+    try:
+        _give_up(orders)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    return _watch(control, child)
+
+
+def _watch(control: Control, child: int) -> int:
+    """Wait for the sandbox's first process, or for the end of the proxy, which is the end of all."""
+    poll = select.poll()
+    process = os.pidfd_open(child)
+    poll.register(process, select.POLLIN)
+    poll.register(control, 0)  # an end is always reported; what the proxy says is not for us
+    while True:
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if process in ready:
+            return exit_code(os.waitpid(child, 0)[1])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        return KILLED
+
+
+def _be_first(control: Control, orders: Orders, command: Command, *, has_user_namespace: bool) -> NoReturn:
+    code = FAILURE
+    try:
+        is_root = os.geteuid() == 0
+        binds = [Bind(source, target) for source, target in orders["binds"]]
+        arrange(orders["masks"], orders["keep"], binds)
+        if not fresh_proc() and not has_user_namespace:
+            raise StepError("/proc", "the kernel refuses to mount a new one")
+        if is_root:
+            protect_kernel()
+        sockets = capture_here()
+        _give_up(orders)
+        with step("working directory"):
+            os.chdir(orders["directory"])  # again by its path: the one we have may be under a mask
+        with step("no new privileges"):
+            forbid_new_privileges()
+        control.sockets(sockets, {"user_namespace": has_user_namespace})
+        if control.receive() == b"G":
+            code = run_command(control, command)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the proxy must hear of it
+        control.failed(error)
+    finally:
+        os._exit(code)
+
+
+def _give_up(orders: Orders) -> None:
+    """Become the command's user, without any capability, not to be traced, and bound to the parent's life."""
+    with step("privileges"):
+        empty_bounding_set()
+        if orders["user"] is not None:
+            user, group, groups = orders["user"]
+            os.setgroups(groups)
+            os.setresgid(group, group, group)
+            os.setresuid(user, user, user)
+        drop_capabilities()
+        die_with_parent(signal.SIGKILL)  # after all that would make the kernel forget it
+        hide_memory()

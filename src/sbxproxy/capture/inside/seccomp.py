@@ -1,0 +1,103 @@
+"""A system call filter in classic BPF, for what neither namespaces nor packet rules hold back.
+
+* Socket families: AF_VSOCK reaches the hypervisor from any network namespace, and other families are kernel code that a sandboxed
+  program has no need of. So there is a list of those that are allowed, and the rest are as if the kernel had none of them.
+* io_uring opens sockets without the system call that is filtered here.
+* The terminal's TIOCSTI and TIOCLINUX type into it, and the shell outside would read that (CVE-2017-5226).
+* System calls of another machine type (int 0x80, x32) have other numbers, under which all of that would pass.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FAMILIES", "machine_filter"]
+
+import errno
+import socket
+import struct
+from typing import NamedTuple
+
+FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+"""Netlink is there for programs that list their addresses; what it may do is a matter of capabilities."""
+
+
+class _Machine(NamedTuple):
+    architecture: int  # AUDIT_ARCH_…
+    socket: int
+    socketpair: int
+    ioctl: int
+
+
+_MACHINES = {
+    "x86_64": _Machine(0xC000003E, 41, 53, 16),
+    "aarch64": _Machine(0xC00000B7, 198, 199, 29),
+}
+_IO_URING = (425, 426, 427)  # setup, enter, register; the same number everywhere
+_X32 = 0x40000000
+_TIOCSTI = 0x5412
+_TIOCLINUX = 0x541C
+
+_NUMBER = 0  # offsets in struct seccomp_data
+_ARCHITECTURE = 4
+_ARGUMENTS = 16
+
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+
+_Line = tuple[int, int, str | None, str | None]
+"""Operation, operand, and where to go on if it is true and if it isn't; ``None`` is the next line."""
+
+
+def machine_filter(machine: str) -> bytes:
+    """Make the filter for a machine type as ``os.uname`` names it.
+
+    Raises:
+        LookupError: its system call numbers aren't known here.
+    """
+    numbers = _MACHINES[machine]
+    lines: list[_Line | str] = [
+        (_LOAD, _ARCHITECTURE, None, None),
+        (_EQUAL, numbers.architecture, None, "foreign"),
+        (_LOAD, _NUMBER, None, None),
+        (_AT_LEAST, _X32, "foreign", None),
+        (_EQUAL, numbers.socket, "family", None),
+        (_EQUAL, numbers.socketpair, "family", None),
+        (_EQUAL, numbers.ioctl, "ioctl", None),
+        *((_EQUAL, number, "foreign", None) for number in _IO_URING),
+        (_RETURN, _ALLOW, None, None),
+        # Arguments are 64 bits wide, but the kernel takes these as 32: the lower half (both machines are little-endian).
+        "family",
+        (_LOAD, _ARGUMENTS, None, None),
+        *((_EQUAL, int(family), "allow", None) for family in FAMILIES),
+        (_RETURN, _ERRNO | errno.EAFNOSUPPORT, None, None),
+        "ioctl",
+        (_LOAD, _ARGUMENTS + 8, None, None),
+        (_EQUAL, _TIOCSTI, "forbidden", None),
+        (_EQUAL, _TIOCLINUX, "forbidden", None),
+        "allow",
+        (_RETURN, _ALLOW, None, None),
+        "forbidden",
+        (_RETURN, _ERRNO | errno.EPERM, None, None),
+        "foreign",
+        (_RETURN, _ERRNO | errno.ENOSYS, None, None),
+    ]
+    return _assembled(lines)
+
+
+def _assembled(lines: list[_Line | str]) -> bytes:
+    places: dict[str, int] = {}
+    code: list[_Line] = []
+    for line in lines:
+        if isinstance(line, str):
+            places[line] = len(code)
+        else:
+            code.append(line)
+    out = bytearray()
+    for index, (operation, operand, true, false) in enumerate(code):
+        jumps = [0 if label is None else places[label] - index - 1 for label in (true, false)]
+        out += struct.pack("=HBBI", operation, *jumps, operand)
+    return bytes(out)

@@ -1,0 +1,210 @@
+"""The control socket: another terminal asks a running sandbox for its policy, or gives it another one.
+
+One request and one answer a connection, each a line of JSON. The socket has mode 0600 and stands in a directory of mode 0700 that is
+the user's own; the kernel tells who connects. Programs in the sandbox don't see the directory.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ControlError", "ask", "find", "running", "runtime_directory", "serve_control"]
+
+import json
+import os
+import re
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
+from sbxproxy.net import open_unix_listener
+from sbxproxy.policy import Policy, lint
+
+if TYPE_CHECKING:
+    from sbxproxy.sandbox import Sandbox
+
+PATIENCE = 10.0
+"""Seconds that one request may take, both ways."""
+
+MOST = 64 * 1024 * 1024
+"""Bytes of a request: a policy with 100,000 domains and rules has some 20 million."""
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+class ControlError(SbxproxyError):
+    """The running sandbox refused, or there is none; the message says why."""
+
+
+def runtime_directory() -> Path:
+    """Return the directory for this user's control sockets, made if it isn't there.
+
+    Raises:
+        ConfigurationError: it can't be had, or is somebody else's.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    user = os.geteuid()
+    candidates = [Path(base)] if base.startswith("/") else []
+    candidates.append(Path(f"/run/user/{user}") if user else Path("/run"))
+    for parent in candidates:
+        if os.access(parent, os.W_OK | os.X_OK):
+            directory = parent / "sbxproxy"
+            break
+    else:
+        directory = Path(tempfile.gettempdir()) / f"sbxproxy-{user}"
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.lstat()
+    except OSError as error:
+        raise ConfigurationError(f"control socket: can't make {directory}: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o077:
+        raise ConfigurationError(f"control socket: {directory} must be a directory of yours with mode 0700")
+    return directory
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:64]}.sock"
+
+
+async def serve_control(
+    sandbox: Sandbox,
+    directory: Path,
+    *,
+    say: Callable[[str], None],
+    task_status: trio.TaskStatus[Path] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests about *sandbox* until cancelled.
+
+    A second sandbox of the same name gets its process id behind the name.
+
+    Args:
+        sandbox: which.
+        directory: see ``runtime_directory``.
+        say: told when the policy was changed this way.
+        task_status: the socket's path, once it is served.
+
+    Raises:
+        ConfigurationError: the socket can't be made.
+    """
+    path = _path(directory, sandbox.name)
+    try:
+        listener = open_unix_listener(path)
+    except ConfigurationError:
+        path = _path(directory, f"{sandbox.name}-{os.getpid()}")
+        listener = open_unix_listener(path)
+    await trio.serve_listeners(partial(_serve, sandbox, say), [listener], task_status=_Started(task_status, path))
+
+
+class _Started(trio.TaskStatus[Any]):
+    """Tells another value than the listeners."""
+
+    def __init__(self, status: trio.TaskStatus[Path], path: Path) -> None:
+        self._status = status
+        self._path = path
+
+    def started(self, value: object = None) -> None:  # noqa: ARG002
+        self._status.started(self._path)
+
+
+async def _serve(sandbox: Sandbox, say: Callable[[str], None], stream: trio.SocketStream) -> None:
+    async with stream:
+        with trio.move_on_after(PATIENCE):
+            try:
+                answer = await _answer(sandbox, say, stream)
+                await stream.send_all(json.dumps(answer).encode() + b"\n")
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+
+
+async def _answer(sandbox: Sandbox, say: Callable[[str], None], stream: trio.SocketStream) -> dict[str, Any]:
+    peer = _CREDENTIALS.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if peer[1] not in {os.geteuid(), 0}:
+        return {"error": "this sandbox is another user's"}
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        chunk = await stream.receive_some()
+        if not chunk or len(data) + len(chunk) > MOST:
+            return {"error": "the request is cut short, or too long"}
+        data += chunk
+    try:
+        request = json.loads(data)
+        match request:
+            case {"do": "show"}:
+                return {"mode": sandbox.policy.mode.value, "policy": sandbox.policy.document(), "flows": len(sandbox.flows)}
+            case {"do": "lint"}:
+                found = lint(sandbox.policy)
+                return {
+                    "findings": [
+                        {name: str(getattr(each, name)) for name in ("id", "place", "message", "severity")} for each in found
+                    ]
+                }
+            case {"do": "set", "policy": str(text)}:
+                policy = await trio.to_thread.run_sync(Policy.from_json, text)
+                changed = await sandbox.update_policy(policy)
+                say(f"policy set by process {peer[0]}: {changed.mode}, {len(changed.cut)} flows cut, {changed.kept} kept")
+                return {"mode": changed.mode, "cut": len(changed.cut), "kept": changed.kept}
+            case _:
+                return {"error": "not a request that is known"}
+    except PolicyError as error:
+        return {"error": "\n".join(map(str, error.problems))}
+    except ValueError:
+        return {"error": "the request is no JSON"}
+    except RuntimeError:
+        return {"error": "the sandbox is closed"}
+
+
+# -- the other end
+
+
+def running(directory: Path) -> list[str]:
+    """Return the names that ``find`` knows, in order."""
+    return sorted(path.stem for path in directory.glob("*.sock"))
+
+
+def find(directory: Path, name: str) -> Path:
+    """Return the socket of the running sandbox *name*.
+
+    Raises:
+        ControlError: there is none.
+    """
+    path = _path(directory, name)
+    if not path.exists():
+        known = ", ".join(running(directory)) or "none"
+        raise ControlError(f"no sandbox named {name!r} is running; running: {known}")
+    return path
+
+
+def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Send a request, and return the answer.
+
+    Raises:
+        ControlError: nobody answers, or the answer is an error.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE)
+        try:
+            sock.connect(str(path))
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            data = bytearray()
+            while chunk := sock.recv(65536):
+                data += chunk
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            raise ControlError(f"{path.stem} is no longer running") from None
+        except OSError as error:
+            raise ControlError(f"{path}: {error.strerror or 'no answer in time'}") from None
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        raise ControlError(f"{path}: no answer") from None
+    if not isinstance(answer, dict):
+        raise ControlError(f"{path}: no answer")
+    if "error" in answer:
+        raise ControlError(str(answer["error"]))
+    return answer
