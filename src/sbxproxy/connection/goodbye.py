@@ -11,7 +11,7 @@ from trio.abc import Stream
 
 from sbxproxy.fronts.http import refusal_bytes
 from sbxproxy.net.peek import PeekedStream
-from sbxproxy.net.sockets import abort
+from sbxproxy.net.sockets import abort, close_now
 from sbxproxy.policy.decision import Deny, Reason, Wire
 from sbxproxy.wire.postgres import error_response
 from sbxproxy.wire.tls import Alert, alert_record
@@ -65,6 +65,8 @@ async def close(stream: Stream, *, hard: bool) -> None:
     """Close, within a second; *hard* lets the peer see a reset."""
     if hard:
         await abort(stream)
+        return
+    if close_now(stream):
         return
     with trio.move_on_after(GOODBYE, shield=True), suppress(trio.BrokenResourceError):
         await stream.aclose()

@@ -19,9 +19,10 @@ from sbxproxy.connection import Context, serve_flow
 from sbxproxy.errors import ClientProtocolError, LimitError
 from sbxproxy.events import FlowClosed, Problem
 from sbxproxy.fronts import Ask
-from sbxproxy.net import BoundedListener, Slots, peekable
+from sbxproxy.net import Slots, peekable
 from sbxproxy.net.peek import PeekedStream
-from sbxproxy.net.sockets import abort
+from sbxproxy.net.serve import serve_bounded
+from sbxproxy.net.sockets import abort, close_now
 from sbxproxy.policy import Reason
 
 Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
@@ -64,8 +65,6 @@ class Doors:
         async def accept(stream: Stream) -> None:
             await self._guarded(lambda: carry(stream), stream)
 
-        bounded = [BoundedListener(listener, self._slots) for listener in listeners]
-        handler = self._slots.bound(accept)
         serving, accepting = trio.CancelScope(), trio.CancelScope()
         self._serving.add(serving)
         self._accepting.add(accepting)
@@ -74,8 +73,7 @@ class Doors:
                 async with trio.open_nursery() as flows:
                     with accepting:
                         async with trio.open_nursery() as nursery:
-                            serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=flows)
-                            await nursery.start(serve)
+                            await nursery.start(partial(serve_bounded, accept, listeners, self._slots, flows=flows))
                             task_status.started()
         finally:
             self._serving.discard(serving)
@@ -113,8 +111,9 @@ class Doors:
             detail = f"a connection failed with {kinds}"
             self._context.emit(Problem(sandbox=self._context.sandbox, flow=None, reason="internal-error", detail=detail))
         finally:
-            with trio.CancelScope(shield=True):  # never waits
-                await trio.aclose_forcefully(stream)
+            if not close_now(stream):
+                with trio.CancelScope(shield=True):  # never waits
+                    await trio.aclose_forcefully(stream)
 
     async def _serve_stream(self, stream: Stream, opener: Opener) -> None:
         client = peekable(stream)
