@@ -199,7 +199,7 @@ async def test_r11_denials_are_not_kept():
 
 async def test_r11_ready_answers_are_bounded():
     names = [f"n{n}.wild.example.org" for n in range(READY + 50)]
-    desk = make_desk(LISTED, {name: [PUBLIC] for name in names}, dns_rate=10**6)
+    desk = make_desk(LISTED, {name: [PUBLIC] for name in names}, dns_rate=10**6, dns_lookup_rate=10**6)
     for name in names:
         await desk.ask(name)
     assert len(desk.answerer._ready) == READY
@@ -277,6 +277,22 @@ async def test_r11_a_sandbox_has_a_rate(autojump_clock):
         "1 DNS queries were not answered: too many at once",
         "1750 DNS queries were not answered: too many at once",
     ]
+
+
+async def test_r11_what_must_be_asked_for_has_a_rate_of_its_own(autojump_clock):
+    names = [f"n{n}.example" for n in range(100)]
+    desk = make_desk("allow-all", {key: [PUBLIC] for key in names}, dns_lookup_rate=10)
+    data = [dns.message.make_query(name, "A").to_wire() for name in names]
+
+    async def count():
+        return sum([await desk.answerer.answer(one, udp=True) is not None for one in data])
+
+    assert await count() == 20
+    assert len(desk.names.asked) == 20
+    assert await count() == 20  # they are ready now
+    await trio.sleep(1)
+    assert await count() == 30
+    assert len(desk.names.asked) == 30
 
 
 async def test_r11_over_tcp_a_client_is_told_even_then_but_nonsense_is_not_answered():

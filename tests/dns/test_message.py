@@ -31,7 +31,7 @@ from sbxproxy.dns.message import (
 
 
 def wire(name="api.example.com", rdtype="A", **options):
-    return dns.message.make_query(name, rdtype, **options).to_wire()
+    return dns.message.make_query(name, rdtype, id=0x1234, **options).to_wire()
 
 
 def parsed(data) -> Query:

@@ -22,6 +22,7 @@ from sbxproxy.dns import Forwarder
 from sbxproxy.events import Problem
 from sbxproxy.fronts.dns import MOST_QUERY, PIPELINE, serve_dns, serve_tcp, serve_udp
 from sbxproxy.policy import Policy
+from sbxproxy.settings import Limits
 from support.dns import PUBLIC, PUBLIC_V6, make_desk, open_nameserver, reply, texts, why
 
 NAME = "api.example.com"
@@ -198,7 +199,7 @@ async def test_queries_may_be_sent_ahead_and_a_stuck_one_holds_up_none():
 
 async def test_x5_of_one_connection_no_more_than_some_are_answered_at_once(autojump_clock):
     names = [f"n{n}.wild.example.org" for n in range(PIPELINE + 5)]
-    desk = make_desk(LISTED, dict.fromkeys(names, ...), dns_lookups=1000)
+    desk = make_desk(LISTED, dict.fromkeys(names, ...), dns_lookups=1000, dns_lookup_rate=1000)
     async with trio.open_nursery() as nursery:
         stream = memory(desk, nursery)
         await stream.send_all(framed(*map(wire, names)))
@@ -221,7 +222,7 @@ async def test_answers_come_after_the_client_has_said_its_last_word():
         assert await stream.receive_some() == b""
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", framed(wire())[:-1]])
+@pytest.mark.parametrize("data", [b"", b"\0", framed(wire(id=1))[:-1]], ids=["nothing", "a byte", "all but a byte"])
 async def test_x4_a_connection_without_a_whole_query_ends_in_time(autojump_clock, data):
     """One time for a whole message: a byte now and then is not enough."""
     desk = make_desk(LISTED)
@@ -357,7 +358,7 @@ async def world(policy, behave=None, **options):
 
     async with open_nameserver(behave or zone) as server:
         known = {NAME: [PUBLIC, PUBLIC_V6], "many.wild.example.org": [f"93.184.{n}.1" for n in range(100)]}
-        desk = make_desk(policy, known, forwarder=Forwarder([server.address], time=10), **options)
+        desk = make_desk(policy, known, forwarder=Forwarder([server.address], limits=Limits(dns_answer=10)), **options)
         async with serving(desk) as port:
             yield desk, port, server
 
@@ -447,7 +448,7 @@ async def test_r9_forged_answers_reach_no_program():
 
 
 async def test_r11_a_flood_of_names_leaves_nothing_behind():
-    async with world(LISTED, dns_rate=10**6) as (desk, port, server), client_of(port) as sock:
+    async with world(LISTED, dns_rate=10**6, dns_lookup_rate=10**6) as (desk, port, server), client_of(port) as sock:
         for n in range(3000):
             await sock.send(wire(f"n{n}.evil.example"))
             answer = dns.message.from_wire(await sock.recv(999))

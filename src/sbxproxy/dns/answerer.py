@@ -49,6 +49,7 @@ from sbxproxy.dns.message import (
     shown_name,
     type_name,
 )
+from sbxproxy.dns.rate import Bucket
 from sbxproxy.dns.svcb import HTTPS, SVCB, fit_svcb
 from sbxproxy.errors import UpstreamNoAddressError, UpstreamResolveError
 from sbxproxy.events import DnsAnswered, Event, Problem
@@ -107,8 +108,8 @@ class DnsAnswerer:
     """Answers the queries of one sandbox. It opens nothing, runs nothing in the background and needs no closing."""
 
     __slots__ = (
+        "_asking",
         "_boundary",
-        "_burst",
         "_emit",
         "_forwarder",
         "_ipv6",
@@ -117,13 +118,12 @@ class DnsAnswerer:
         "_lost",
         "_pending",
         "_policy",
+        "_queries",
         "_ready",
         "_ready_for",
-        "_refilled",
         "_resolver",
         "_sandbox",
         "_tell_at",
-        "_tokens",
     )
 
     def __init__(
@@ -162,9 +162,8 @@ class DnsAnswerer:
         self._pending = 0
         self._ready: OrderedDict[tuple[bytes, int], _Kept] = OrderedDict()
         self._ready_for: Policy | None = None
-        self._burst = 2.0 * limits.dns_rate
-        self._tokens = self._burst
-        self._refilled = 0.0
+        self._queries = Bucket(limits.dns_rate)
+        self._asking = Bucket(limits.dns_lookup_rate)
         self._lost = 0
         self._tell_at = 0.0
 
@@ -205,7 +204,7 @@ class DnsAnswerer:
 
     def _begin(self, data: bytes, *, udp: bool) -> bytes | Lookup | None:
         now = trio.current_time()
-        if not self._take(now):
+        if not self._queries.take(now):
             return self._too_much(data, now, udp=udp)
         query = parse_query(data)
         if query is None:
@@ -222,7 +221,7 @@ class DnsAnswerer:
         verdict = self._verdict(policy, query)
         if isinstance(verdict, _Outcome):
             return self._tell(query, verdict, udp=udp)
-        if self._pending >= self._limits.dns_pending:
+        if self._pending >= self._limits.dns_pending or not self._asking.take(now):
             return self._too_much(data, now, udp=udp)
         self._pending += 1
         return Lookup(query, udp)
@@ -295,14 +294,6 @@ class DnsAnswerer:
             )
         )
         return render_unreadable(message)
-
-    def _take(self, now: float) -> bool:
-        self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._limits.dns_rate)
-        self._refilled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
     def _too_much(self, data: bytes, now: float, *, udp: bool) -> bytes | None:
         self._lost += 1

@@ -42,8 +42,6 @@ FIRST_TRY = 0.4
 NEGATIVE_TTL = 3.0
 """Seconds that "no such name" and "no such record" are kept."""
 
-_DEFAULTS = Limits()
-
 
 class Forward(Protocol):
     """What answers questions for records other than addresses."""
@@ -75,31 +73,29 @@ class Forwarder:
 
     def __init__(
         self,
-        nameservers: Sequence[Nameserver] | Callable[[], Sequence[Nameserver]] = (),
+        nameservers: Sequence[Nameserver] | Callable[[], Sequence[Nameserver]] | None = None,
         *,
-        time: float = _DEFAULTS.dns_answer,
-        cache: int = _DEFAULTS.dns_cache,
+        limits: Limits | None = None,
     ) -> None:
         """Open nothing; dnspython is imported here.
 
         Args:
             nameservers: address and port of those to ask, or what returns them; the host's own if there is none.
-            time: seconds for one question.
-            cache: answers kept; the least recently used go first.
+            limits: ``dns_answer`` and ``dns_cache`` count here.
         """
         from sbxproxy.dns.reading import read_answer  # noqa: PLC0415 - a tenth of a second
 
         self._read = read_answer
-        fixed = nameservers
-        if callable(fixed):
-            self._nameservers = fixed
-        elif fixed:
-            servers = tuple(fixed)
+        if callable(nameservers):
+            self._nameservers = nameservers
+        elif nameservers:
+            servers = tuple(nameservers)
             self._nameservers = lambda: servers
         else:
             self._nameservers = HostNameservers()
-        self._time = time
-        self._size = cache
+        limits = limits or Limits()
+        self._time = limits.dns_answer
+        self._size = limits.dns_cache
         self._cache: OrderedDict[tuple[bytes, int], tuple[float, float, Answer]] = OrderedDict()
 
     async def ask(self, name: bytes, rdtype: int) -> tuple[Answer, float]:
