@@ -28,17 +28,17 @@ __all__ = [
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sbxproxy.capture.attach import Captured, attach, gateway
-    from sbxproxy.capture.launch import Confined, Exited, Plan, Stopped, User, launch
+    from sbxproxy.capture.confined import Confined, Exited, Plan, Stopped, User, launch
+    from sbxproxy.capture.namespace import Captured, attach, gateway
     from sbxproxy.capture.original import original_destination
-    from sbxproxy.capture.probe import Probe, probe
+    from sbxproxy.capture.probing import Probe, probe
     from sbxproxy.capture.unavailable import CaptureUnavailable
 
 _HOMES = {
-    "attach": "Captured attach gateway",
-    "launch": "Confined Exited Plan Stopped User launch",
+    "confined": "Confined Exited Plan Stopped User launch",
+    "namespace": "Captured attach gateway",
     "original": "original_destination",
-    "probe": "Probe probe",
+    "probing": "Probe probe",
     "unavailable": "CaptureUnavailable",
 }
 

@@ -46,7 +46,13 @@ def remedy(step: str, number: int) -> str:
         return "it takes a kernel with user, network and process namespaces"
     if kind in {"network", "nf_tables"} and number in _REFUSED:
         return _NAMESPACES
-    if kind == "nf_tables" and number in {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ECONNREFUSED}:
+    if kind == "nf_tables" and number in {
+        errno.ENOENT,
+        errno.EOPNOTSUPP,
+        errno.EPROTONOSUPPORT,
+        errno.EINVAL,
+        errno.ECONNREFUSED,
+    }:
         return _MODULES
     if kind == "network namespace" and number == errno.EPERM:
         return "run as the user who made it, or as root"

@@ -19,7 +19,7 @@ from typing import Protocol, assert_never
 
 import trio
 
-from sbxproxy.capture.launch import Exited, Stopped
+from sbxproxy.capture.confined import Exited, Stopped
 
 _FROM_KEYBOARD = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
 """Signals that the terminal sends to the whole foreground group."""

@@ -16,7 +16,7 @@ def probe() -> None:
 
     Exit code 0 if it works, 1 if not: then with the step that failed, why, and what would help.
     """
-    from sbxproxy.capture.probe import probe as try_it
+    from sbxproxy.capture.probing import probe as try_it
 
     found = trio.run(try_it)
     if found.ok:

@@ -16,7 +16,7 @@ from typing import Protocol
 import click
 import trio
 
-from sbxproxy.capture.launch import Confined, Plan, User, launch
+from sbxproxy.capture.confined import Confined, Plan, User, launch
 from sbxproxy.capture.masks import UNSET, default_masks
 from sbxproxy.capture.unavailable import CaptureUnavailable
 from sbxproxy.cli.child import attend, own_terminal, release

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from sbxproxy.capture.launch import Exited, Stopped
+from sbxproxy.capture.confined import Exited, Stopped
 from sbxproxy.cli.child import give, release
 
 NOT_EXECUTABLE = 126

@@ -45,7 +45,9 @@ def capture_here() -> list[socket.socket]:
     with step("network"):
         for index, name in socket.if_nameindex():
             if index != _LOOPBACK and _is_up(name):
-                raise StepError("network", f"interface {name} is a way out of this namespace; a gateway is for those", errno.EINVAL)
+                raise StepError(
+                    "network", f"interface {name} is a way out of this namespace; a gateway is for those", errno.EINVAL
+                )
         _route(_LOOPBACK, set_up(_LOOPBACK, 1))
         _add_own(OWN_ADDRESSES[0])
         own = list(OWN_ADDRESSES[:1])

@@ -129,9 +129,7 @@ def _from_interface(name: str) -> bytes:
 def _redirected() -> bytes:
     """Match packets of connections whose destination was rewritten, in both directions."""
     bit = struct.pack("=I", _IPS_DST_NAT)
-    not_zero = _expression(
-        "cmp", attribute(1, _number(_REGISTER)), attribute(2, _number(1)), nested(3, attribute(1, bytes(4)))
-    )
+    not_zero = _expression("cmp", attribute(1, _number(_REGISTER)), attribute(2, _number(1)), nested(3, attribute(1, bytes(4))))
     return _expression("ct", attribute(2, _number(_CT_STATUS)), attribute(1, _number(_REGISTER))) + _masked(bit) + not_zero
 
 
