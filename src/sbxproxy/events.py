@@ -179,6 +179,7 @@ class DnsAnswered(_Stamped):
         decision: ``allow``, ``deny``, or ``error`` when what was allowed could not be had.
         reason: the reason id of the decision, or of the failure.
         rule: the pattern of the policy that allowed it; ``None`` where none did.
+        remedy: the policy line that would allow it; ``None`` where none would.
     """
 
     name: str
@@ -188,6 +189,7 @@ class DnsAnswered(_Stamped):
     decision: str
     reason: str
     rule: str | None
+    remedy: str | None = None
 
 
 Event = FlowOpened | FlowClosed | RequestDone | PolicyChanged | Problem | DnsAnswered

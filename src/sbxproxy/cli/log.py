@@ -115,6 +115,8 @@ def _line(event: Event) -> Text:
             mark, colour = ("✓", "green") if event.decision == "allow" else ("✗", "bold red")
             line.append(f"{mark} ", colour).append(f"{event.name or 'a query'} {event.type}  {event.rcode}")
             line.append(f"  {event.rule or event.reason}", "cyan")
+            if event.remedy:
+                line.append(f"  to allow it: {_clean(event.remedy)}", "yellow")
         case FlowOpened():
             line.append(f"… {_clean(event.target)}")
     return line

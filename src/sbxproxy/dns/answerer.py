@@ -319,6 +319,7 @@ class DnsAnswerer:
                 decision=outcome.decision,
                 reason=outcome.reason,
                 rule=outcome.rule,
+                remedy=_remedy(query, outcome.reason),
             )
         )
         return render(query, answer, udp=udp, age=age)
@@ -403,6 +404,12 @@ class DnsAnswerer:
 
 def _refusal(refused: Refuse) -> _Outcome:
     return _Outcome(refused.answer, "deny", refused.reason)
+
+
+def _remedy(query: Query, reason: str) -> str | None:
+    if query.hostname is None or reason not in {Reason.DOMAIN_NOT_ALLOWED, Reason.DENY_ALL}:
+        return None
+    return f'"allow": ["{query.hostname}"]'
 
 
 def _allowed(verdict: Allow, answer: Answer) -> _Outcome:
