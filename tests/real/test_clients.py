@@ -7,27 +7,21 @@ as it is, and would refuse the origin's certificate.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import io
 import json
 import re
 import subprocess
 import sys
-import tarfile
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import trio
 
 from support.firewall import Firewall, open_firewall
-from support.origin import HELLO, Origin, Reply, Seen
+from support.origin import HELLO, Origin
 from support.programs import Ran, require, run, unavailable
+from support.site import TARBALL, WHEEL, make_repository, site, tarball, wheel
 
 pytestmark = pytest.mark.real
 
@@ -113,7 +107,7 @@ def _pip(case: Case) -> Sequence[str]:
 
 
 def _downloaded(case: Case, _ran: Ran) -> bool:
-    return (case.directory / WHEEL).read_bytes() == _wheel()
+    return (case.directory / WHEEL).read_bytes() == wheel()
 
 
 def _npm(case: Case) -> Sequence[str]:
@@ -124,7 +118,7 @@ def _npm(case: Case) -> Sequence[str]:
 
 
 def _packed(case: Case, _ran: Ran) -> bool:
-    return (case.directory / TARBALL).read_bytes() == _tarball()
+    return (case.directory / TARBALL).read_bytes() == tarball()
 
 
 _REQUESTS = "import requests, sys; r = requests.get(sys.argv[1], timeout=30); r.raise_for_status(); print(r.text)"
@@ -152,90 +146,11 @@ CLIENTS = {
     "npm": Client(_npm, success=_packed),
 }
 
-# -- what the origin serves: a line of text, a repository, a wheel, an npm package
-
-WHEEL = "toy-1.0-py3-none-any.whl"
-TARBALL = "toy-1.0.0.tgz"
-
-
-def _wheel() -> bytes:
-    files = {
-        "toy.py": "",
-        "toy-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n",
-        "toy-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        "toy-1.0.dist-info/RECORD": "",
-    }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name), text)
-    return buffer.getvalue()
-
-
-def _tarball() -> bytes:
-    content = json.dumps({"name": "toy", "version": "1.0.0"}).encode()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo("package/package.json")
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
-    return gzip.compress(buffer.getvalue(), mtime=0)
-
-
-def _packument(base: str) -> bytes:
-    integrity = "sha512-" + base64.b64encode(hashlib.sha512(_tarball()).digest()).decode()
-    dist = {"tarball": f"{base}/npm/toy/-/{TARBALL}", "integrity": integrity}
-    version = {"name": "toy", "version": "1.0.0", "dist": dist}
-    return json.dumps({"name": "toy", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}).encode()
-
-
-async def _git_backend(root: Path, seen: Seen) -> Reply:
-    """Run git's own server, a CGI program (RFC 3875)."""
-    path, _, query = seen.target.partition("?")
-    env = {
-        "PATH": "/usr/bin:/bin", "GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1", "REQUEST_METHOD": seen.method,
-        "PATH_INFO": path, "QUERY_STRING": query, "CONTENT_TYPE": seen.one("content-type") or "",
-        "CONTENT_LENGTH": str(len(seen.body)), "HTTP_CONTENT_ENCODING": seen.one("content-encoding") or "",
-        "GIT_PROTOCOL": seen.one("git-protocol") or "", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
-        "GIT_CONFIG_VALUE_0": "*",
-    }  # fmt: skip
-    done = await trio.run_process(["git", "http-backend"], stdin=seen.body, capture_stdout=True, env=env)
-    head, _, body = done.stdout.partition(b"\r\n\r\n")
-    headers = [(name, value) for name, _, value in (line.partition(": ") for line in head.decode().split("\r\n"))]
-    status = next((int(value[:3]) for name, value in headers if name.lower() == "status"), 200)
-    return Reply(body, status, tuple((name, value) for name, value in headers if name.lower() != "status"))
-
-
-def _site(root: Path, origin: list[Origin]) -> Callable[[Seen], object]:
-    async def respond(seen: Seen) -> Reply:
-        match seen.target.partition("?")[0]:
-            case path if path.startswith("/repo.git"):
-                return await _git_backend(root, seen)
-            case "/simple/toy/":
-                return Reply(f'<a href="/files/{WHEEL}">{WHEEL}</a>'.encode(), headers=(("Content-Type", "text/html"),))
-            case path if path == f"/files/{WHEEL}":
-                return Reply(_wheel())
-            case "/npm/toy":
-                return Reply(_packument(f"https://{NAME}:{origin[0].port}"), headers=(("Content-Type", "application/json"),))
-            case path if path == f"/npm/toy/-/{TARBALL}":
-                return Reply(_tarball())
-        return Reply()
-
-    return respond
-
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with one bare repository in it."""
-    root = tmp_path_factory.mktemp("git")
-    git = [require("git"), "-c", "user.name=test", "-c", "user.email=test@test.example", "-c", "init.defaultBranch=main"]
-    work = root / "work"
-    for command in (["init", "-q", str(work)], ["-C", str(work), "add", "."], ["-C", str(work), "commit", "-qm", "first"]):
-        if command[-1] == ".":
-            (work / "README").write_bytes(HELLO)
-        subprocess.run([*git, *command], check=True)
-    subprocess.run([*git, "clone", "-q", "--bare", str(work), str(root / "repo.git")], check=True)
-    return root
+    return make_repository(tmp_path_factory.mktemp("git"))
 
 
 @pytest.fixture(scope="session")
@@ -252,9 +167,7 @@ def node_modules(request: pytest.FixtureRequest) -> Path | None:
 @pytest.fixture
 def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Origin:
     root = request.getfixturevalue("repository") if request.node.callspec.params["client"] == "git" else tmp_path
-    box: list[Origin] = []
-    box.append(Origin((NAME,), respond=_site(root, box)))
-    return box[0]
+    return Origin((NAME,), respond=site(root))
 
 
 async def _run(

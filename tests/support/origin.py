@@ -63,9 +63,10 @@ class Origin:
     requests: list[Seen] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     port: int = 0
+    listener: trio.SocketListener | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[Origin] = trio.TASK_STATUS_IGNORED) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners = [self.listener] if self.listener else await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         (self.certificate or self.authority.issue_cert(*self.names)).configure_cert(context)
@@ -136,6 +137,8 @@ class Origin:
             fields = "".join(f"{name}: {value}\r\n" for name, value in reply.headers)
             answer = f"HTTP/1.1 {reply.status} Whatever\r\n{fields}Content-Length: {len(reply.body)}\r\n\r\n".encode()
             await stream.send_all(answer + (b"" if method == "HEAD" else reply.body))
+            if "close" in seen.all("connection"):
+                return
 
     def write_root(self, directory: Path) -> Path:
         path = directory / f"origin-{id(self):x}.pem"
