@@ -114,9 +114,9 @@ _PYTHON = {
 DRIVERS = ["psql", *_PYTHON, "node-pg"]
 
 
-def dsn(driver: str, server: Server, port: int, *, tls: bool) -> str:
+def dsn(driver: str, server: Server, port: int, *, tls: bool, channel_binding: bool) -> str:
     """Return the parameters for the drivers that are libpq; the strictest that each knows."""
-    strict = {"channel_binding": "require"} if driver != "psql" else {}
+    strict = {"channel_binding": "require" if channel_binding else "prefer"}
     if driver == "psycopg-direct":
         strict["sslnegotiation"] = "direct"
     if tls:
@@ -124,9 +124,19 @@ def dsn(driver: str, server: Server, port: int, *, tls: bool) -> str:
     return server.dsn(port, sslmode="disable", sslrootcert=None)
 
 
-async def ask(driver: str, server: Server, port: int, *, tls: bool, directory: Path, npm_packages: Path | None = None) -> Ran:
+async def ask(
+    driver: str,
+    server: Server,
+    port: int,
+    *,
+    tls: bool,
+    directory: Path,
+    npm_packages: Path | None = None,
+    channel_binding: bool = True,
+) -> Ran:
     """Let *driver* ask a server that it finds at *port*; its output is ``TLS_ANSWER`` or ``PLAIN_ANSWER`` if all goes well."""
-    told = Told(dsn(driver, server, port, tls=tls), port, str(server.root) if tls else None)
+    parameters = dsn(driver, server, port, tls=tls, channel_binding=channel_binding)
+    told = Told(parameters, port, str(server.root) if tls else None)
     return await run(_argv(driver, told, directory, npm_packages), os.environ, cwd=directory)
 
 
