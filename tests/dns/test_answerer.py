@@ -69,6 +69,7 @@ async def test_r1_a_name_not_allowed_is_never_asked_for():
         assert (answer.rcode(), answer.authority, why(answer)) == (dns.rcode.NXDOMAIN, [], (15, "domain-not-allowed"))
     assert (desk.names.asked, records.asked) == ([], [])
     assert [(event.decision, event.reason, event.rule) for event in desk.told] == [("deny", "domain-not-allowed", None)] * 3
+    assert desk.told[0].remedy == '"allow": ["key123.evil.example"]'
 
 
 async def test_r1_deny_all_asks_nobody_for_anything():
