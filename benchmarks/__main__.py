@@ -1,4 +1,4 @@
-"""``python -m benchmarks [connect|relay] [--rounds N] [--quick] [--out DIR]``, or ``python -m benchmarks micro``."""
+"""``python -m benchmarks [connect|relay] [--rounds N] [--quick] [--out DIR]``, ``python -m benchmarks micro`` or ``… postgres``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import micro
+from benchmarks import micro, postgres
 from benchmarks.report import markdown, save
 from benchmarks.run import UNITS, Plan, run
 from benchmarks.subjects import SUBJECTS, install_mitmproxy
@@ -22,6 +22,8 @@ _INTERRUPTED = 130
 def main() -> int:
     if sys.argv[1:2] == ["micro"]:
         return micro.main(sys.argv[2:])
+    if sys.argv[1:2] == ["postgres"]:
+        return postgres.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure sbxproxy beside others in one run.")
     parser.add_argument("workload", nargs="?", choices=[*UNITS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
