@@ -20,7 +20,7 @@ from trio.abc import Listener, Stream
 
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
 from sbxproxy.connection import Context, narrow
-from sbxproxy.errors import ConfigurationError, StageError
+from sbxproxy.errors import ConfigurationError, LimitError, StageError
 from sbxproxy.events import Event, Observer, PolicyChanged, Problem
 from sbxproxy.flow import Flow
 from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol, open_transparent
@@ -28,6 +28,7 @@ from sbxproxy.fronts.dns import serve_tcp, serve_udp
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.net import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
+from sbxproxy.net.sockets import abort
 from sbxproxy.policy import Deny, Policy, Reason
 from sbxproxy.sandbox.doors import Doors
 from sbxproxy.sandbox.references import check_references
@@ -333,7 +334,12 @@ class Sandbox:
         async def dns(stream: Stream) -> bool:
             if open_transparent(stream).port != DNS_PORT:
                 return False
-            dns_connections.acquire_nowait()
+            try:
+                dns_connections.acquire_nowait()
+            except LimitError as error:
+                self._emit(Problem(sandbox=self.name, flow=None, reason=Reason.LIMIT, detail=str(error)))
+                await abort(stream)
+                return True
             try:
                 await serve_tcp(stream, answerer)
             finally:
