@@ -153,7 +153,17 @@ def _server(binaries: Path, directory: Path) -> Iterator[int]:
         who = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
         for path in (directory, data, chain):
             os.chown(path, _NOBODY, _NOBODY)
-    make: list[str | Path] = [binaries / "initdb", "-D", data, "-U", USER, "--auth=trust", "--no-sync", "--locale=C", "--no-instructions"]
+    make: list[str | Path] = [
+        binaries / "initdb",
+        "-D",
+        data,
+        "-U",
+        USER,
+        "--auth=trust",
+        "--no-sync",
+        "--locale=C",
+        "--no-instructions",
+    ]
     subprocess.run(make, check=True, capture_output=True, cwd=directory, **who)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
