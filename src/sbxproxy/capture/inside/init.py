@@ -145,11 +145,20 @@ def _execute(command: Command) -> int:
         _say(f"{program}: command not found")
         return NOT_FOUND
     except OSError as error:
+        if isinstance(error, PermissionError) and not _exists(program, command.environment):
+            _say(f"{program}: command not found")  # a directory that it may be in can't be searched
+            return NOT_FOUND
         _say(f"{program}: {error.strerror}")
         return NOT_EXECUTABLE
     except ValueError as error:  # a NUL
         _say(f"the command can't be executed: {error}")
         return NOT_EXECUTABLE
+
+
+def _exists(program: str, environment: Mapping[str, str]) -> bool:
+    if "/" in program:
+        return True
+    return any(os.path.lexists(os.path.join(place, program)) for place in os.get_exec_path(environment))
 
 
 def _say(text: str) -> None:

@@ -101,8 +101,9 @@ def _watch(control: Control, child: int) -> int:
         ready = [descriptor for descriptor, _ in poll.poll()]
         if process in ready:
             return exit_code(os.waitpid(child, 0)[1])
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)  # when it has ended, so has all that was in there
         return KILLED
 
 

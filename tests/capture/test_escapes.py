@@ -1,0 +1,106 @@
+"""What a confined program tries, and what it meets: as root and as an unprivileged user."""
+
+import json
+import sys
+
+import pytest
+
+from support.captured import ESCAPES, MODES, confine
+
+REFUSED = {"EPERM", "EACCES"}
+
+EXPECTED = {
+    # Families of sockets that know no network namespace, or that no program here needs.
+    **{key: {"EAFNOSUPPORT"} for key in [f"family_{name}" for name in "vsock packet alg bluetooth tipc can key xdp rds smc vsock_pair".split()]},
+    "raw_icmp": REFUSED,
+    "raw_icmp6": REFUSED,
+    "icmp_datagram": REFUSED,
+    # At once, so that programs fall back.
+    **{key: {"EPERM"} for key in "udp_quic udp_ntp6 udp_metadata udp_multicast udp_multicast6 udp_broadcast udplite".split()},
+    # Captured, whatever they asked for.
+    **{key: {"hello"} for key in "tcp4 tcp6 tcp_metadata tcp_dns tcp_dns_loopback mptcp tcp_fast_open".split()},
+    **{key: {"answer to q"} for key in "dns4 dns4_connected dns6 dns_loopback".split()},
+    "tcp_host_loopback": {"ECONNREFUSED"},
+    "tcp_proxy_port": {"ECONNREFUSED"},
+    "own_server_on_loopback": {"own"},
+    # The namespaces themselves.
+    "setns_of_init": REFUSED,
+    "setns_of_self": REFUSED,
+    "unshare_network": REFUSED,
+    "mount_tmpfs": REFUSED,
+    "unmount_mask": REFUSED,
+    "unmount_mask_in_user_namespace": REFUSED | {"EINVAL"},
+    "flush_rules": REFUSED,
+    "flush_rules_in_user_namespace": REFUSED,
+    "nested_network": {"ENETUNREACH", *REFUSED},
+    # Other processes.
+    "ptrace_init": REFUSED,
+    "ptrace_proxy": {"ESRCH"},
+    "kill_proxy": {"ESRCH"},
+    "proxy_environment": {"ENOENT"},
+    "init_environment": REFUSED,
+    "init_memory": REFUSED,
+    "init_descriptors": REFUSED,
+    "foreign_processes": {"0"},
+    # Sockets and files of the host.
+    "abstract_socket": {"ECONNREFUSED"},
+    "masked_directory": {"ENOENT"},
+    "masked_socket": {"ECONNREFUSED", *REFUSED},
+    "kept_in_mask": {"kept"},
+    "bound_file": {"ours"},
+    "write_bound_file": {"EROFS"},
+    "inherited_descriptors": {"0,1,2"},
+    # Around the filter of system calls.
+    "io_uring": {"ENOSYS"},
+    "x32": {"ENOSYS"},
+    "int_0x80": {"ENOSYS"},
+    "type_into_terminal": {"EPERM"},
+    # The running kernel.
+    "core_pattern": {"EROFS", "EACCES"},
+    "core_pattern_in_fresh_proc": {"EROFS", *REFUSED},
+    "uevent_helper": {"EROFS", "EACCES"},
+    "capabilities": {",".join(["0" * 16] * 5 + ["1"])},
+}
+
+_RUNS = {}
+
+
+@pytest.fixture(params=MODES)
+def run(request):
+    """All attempts in one sandbox of each kind."""
+    if request.param not in _RUNS:
+        _RUNS[request.param] = confine(request.param, [interpreter(request.param), str(ESCAPES)])
+    return _RUNS[request.param]
+
+
+def interpreter(mode):
+    from support.captured import as_user
+
+    return as_user(mode)[-1]
+
+
+@pytest.mark.parametrize("attempt", EXPECTED)
+def test_no_way_out(run, attempt):
+    assert run.error == ""
+    told = json.loads(run.output)
+    assert told[attempt] in EXPECTED[attempt]
+
+
+def test_every_attempt_has_an_expectation(run):
+    assert set(json.loads(run.output)) == set(EXPECTED)
+
+
+def test_what_was_captured_came_with_its_destination(run):
+    """And nothing else arrived: in particular nothing at the host's own server."""
+    expected = {
+        ("203.0.113.4", 443), ("2001:db8::6", 8443), ("169.254.169.254", 80), ("8.8.8.8", 53), ("127.0.0.53", 53),
+        ("203.0.113.62", 443), ("203.0.113.63", 443),
+    }  # fmt: skip
+    assert set(run.connections) in (expected, expected - {("203.0.113.62", 443)})
+    assert run.queries == ["q"] * 4
+    assert run.facts["host_connections"] == 0
+
+
+def test_the_sandbox_interpreter_is_the_one_meant(run):
+    assert run.code == 0
+    assert sys.executable

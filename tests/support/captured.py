@@ -1,0 +1,191 @@
+"""Confine programs as root and as an unprivileged user, and tell what they met.
+
+The proxy's side is a program of its own here, run as the user in question: see ``main``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.programs import unavailable
+
+MODES = ("root", "unprivileged")
+NOBODY = 65534
+ROOT = Path(__file__).resolve().parents[2]
+ESCAPES = Path(__file__).with_name("escapes.py")
+
+
+def as_user(mode: str) -> list[str]:
+    """Return the beginning of a command line that runs Python as the user that *mode* stands for."""
+    if mode == "root":
+        if os.geteuid() != 0:
+            unavailable("this is not root")
+        return [sys.executable]
+    if os.geteuid() != 0:
+        return [sys.executable]
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        unavailable("setpriv is not installed")
+    become = [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        # A virtual environment's interpreter may be a link into somebody's home.
+        check = [
+            *become,
+            "sh",
+            "-c",
+            'exec "$0" -c "import sys, json; sys.exit(sys.version_info[:2] != tuple(json.loads(sys.argv[1])))" "$1"',
+        ]
+        version = json.dumps(sys.version_info[:2])
+        if subprocess.run([*check, python, version], capture_output=True, cwd="/").returncode == 0:
+            return [*become, python]
+    unavailable("no interpreter of this version can be run by another user")
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), sysconfig.get_path("purelib")])
+    return {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "PYTHONPATH": path,
+        "HOME": "/nonexistent",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+@dataclass
+class Seen:
+    """What a run of a confined command came to."""
+
+    code: int
+    output: str
+    connections: list[tuple[str, int]]
+    queries: list[str]
+    error: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def confine(mode: str, argv: list[str], **options: Any) -> Seen:
+    """Run *argv* confined in *mode*; ``options`` are the driver's."""
+    with tempfile.TemporaryDirectory(prefix="sbx-capture-") as directory:
+        os.chmod(directory, 0o777)
+        orders = json.dumps({"argv": argv, "scratch": directory, **options})
+        done = subprocess.run(
+            [*as_user(mode), "-m", "support.captured"],
+            cwd=directory, env=environment(), capture_output=True, text=True, timeout=100, input=orders,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    told["connections"] = [tuple(one) for one in told["connections"]]
+    return Seen(**told)
+
+
+def main() -> None:
+    import trio
+
+    print(json.dumps(trio.run(_drive, json.load(sys.stdin))))
+
+
+async def _drive(orders: dict[str, Any]) -> dict[str, Any]:
+    import trio
+
+    from sbxproxy.capture import CaptureUnavailable, Plan, launch, original_destination
+    from sbxproxy.errors import ClientProtocolError
+
+    scratch = Path(orders["scratch"])
+    connections: list[tuple[str, int]] = []
+    queries: list[str] = []
+    result: dict[str, Any] = {"code": -1, "output": "", "connections": connections, "queries": queries, "error": "", "facts": {}}
+
+    async def serve(stream):
+        try:
+            address, port = original_destination(stream.socket)
+        except ClientProtocolError:
+            connections.append(("direct", 0))
+            return
+        connections.append((str(address), port))
+        with trio.move_on_after(10):
+            await stream.receive_some(4096)
+            await stream.send_all(b"hello")
+            await stream.aclose()
+
+    async def answer(sock):
+        while True:
+            data, peer = await sock.recvfrom(4096)
+            queries.append(data.decode(errors="replace"))
+            await sock.sendto(b"answer to " + data, peer)
+
+    # What the host has, and the command must not reach.
+    host = socket.create_server(("127.0.0.1", 0))
+    abstract = socket.socket(socket.AF_UNIX)
+    abstract.bind(f"\0sbx-test-{os.getpid()}")
+    abstract.listen()
+    masked = scratch / "masked"
+    masked.mkdir()
+    unix = []
+    for path in (masked / "s", scratch / "single"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
+        sock.listen()
+        unix.append(sock)
+    (masked / "kept").write_text("kept")
+    (scratch / "theirs").write_text("theirs")
+    (scratch / "ours").write_text("ours")
+    inherited = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(inherited, True)
+
+    read, write = os.pipe()
+    environ = {
+        **environment(),
+        "HOST_PORT": str(host.getsockname()[1]),
+        "HOST_PID": str(os.getpid()),
+        "ABSTRACT": f"sbx-test-{os.getpid()}",
+        "SCRATCH": str(scratch),
+        **orders.get("environment", {}),
+    }
+    directory = Path(orders.get("directory", scratch).replace("{scratch}", str(scratch)) if "directory" in orders else scratch)
+    plan = Plan(
+        argv=orders["argv"], environment=environ, directory=directory, stdout=write, stdin=os.open(os.devnull, os.O_RDONLY),
+        masks=[masked, scratch / "single", scratch / "absent"], keep=[masked / "kept"], binds={scratch / "theirs": scratch / "ours"},
+    )  # fmt: skip
+    try:
+        with trio.fail_after(80):
+            async with await launch(plan) as confined, trio.open_nursery() as nursery:
+                os.close(write)
+                await nursery.start(trio.serve_listeners, serve, confined.listeners)
+                for sock in confined.dns:
+                    nursery.start_soon(answer, sock)
+                if orders.get("go", True):
+                    await confined.go()
+                    for number in orders.get("signals", ()):
+                        await trio.to_thread.run_sync(os.read, read, 1)
+                        confined.signal(number)
+                    result["code"] = await confined.wait()
+                    result["facts"]["pid"] = confined.pid
+                nursery.cancel_scope.cancel()
+            result["output"] = await trio.to_thread.run_sync(lambda: open(read, "rb").read().decode(errors="replace"))
+    except* CaptureUnavailable as group:
+        result["error"] = str(group.exceptions[0])
+    result["facts"]["host_connections"] = _pending(host)
+    return result
+
+
+def _pending(server: socket.socket) -> int:
+    server.settimeout(0)
+    try:
+        server.accept()
+    except BlockingIOError:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    main()
