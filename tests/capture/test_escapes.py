@@ -11,7 +11,10 @@ REFUSED = {"EPERM", "EACCES"}
 
 EXPECTED = {
     # Families of sockets that know no network namespace, or that no program here needs.
-    **{key: {"EAFNOSUPPORT"} for key in [f"family_{name}" for name in "vsock packet alg bluetooth tipc can key xdp rds smc vsock_pair".split()]},
+    **{
+        key: {"EAFNOSUPPORT"}
+        for key in [f"family_{name}" for name in "vsock packet alg bluetooth tipc can key xdp rds smc vsock_pair".split()]
+    },
     "raw_icmp": REFUSED,
     "raw_icmp6": REFUSED,
     "icmp_datagram": REFUSED,

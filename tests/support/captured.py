@@ -52,10 +52,13 @@ def as_user(mode: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), sysconfig.get_path("purelib")])
+    # The path goes along from one interpreter to the next, which may be another that has no packages of its own.
+    ours = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), sysconfig.get_path("purelib")])
+    path = os.environ.get("SBX_TEST_PATH", ours)
     return {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "PYTHONPATH": path,
+        "SBX_TEST_PATH": path,
         "HOME": "/nonexistent",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
