@@ -10,10 +10,10 @@ from support.programs import require, unavailable
 MANIFESTS = Path(__file__).parent.parent / "real"
 
 
-def install(place: Path) -> Path:
-    """Install them into *place*; return the directory of the modules."""
+def install(place: Path, manifests: Path = MANIFESTS) -> Path:
+    """Install those of *manifests* into *place*; return the directory of the modules."""
     for name in ("package.json", "package-lock.json"):
-        (place / name).write_bytes((MANIFESTS / name).read_bytes())
+        (place / name).write_bytes((manifests / name).read_bytes())
     command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=100)
