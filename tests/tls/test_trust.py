@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
 from pathlib import Path
 
 import certifi
@@ -11,14 +12,15 @@ import pytest
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.tls import trust
 from sbxproxy.tls.authority import Authority
-from sbxproxy.tls.trust import LOOPBACK, bundle_pem, proxy_environment, system_roots, trust_environment
+from sbxproxy.tls.trust import LOOPBACK, bundle_pem, java_truststore, proxy_environment, system_roots, trust_environment
+from support.programs import require
 
 BUNDLE, CERTIFICATE = Path("/sbx/bundle.pem"), Path("/sbx/ca.pem")
 
 
 def test_variables_that_replace_get_the_bundle_and_those_that_add_the_authority():
     """The other way round, a program would lose the system's roots, and with them all TLS that passes untouched."""
-    environment = trust_environment(bundle=BUNDLE, certificate=CERTIFICATE)
+    environment = trust_environment(bundle=BUNDLE, added=CERTIFICATE)
     assert {name for name, value in environment.items() if value == str(CERTIFICATE)} == {"NODE_EXTRA_CA_CERTS"}
     assert {name for name, value in environment.items() if value == str(BUNDLE)} >= {
         "SSL_CERT_FILE",
@@ -43,7 +45,7 @@ def test_variables_that_replace_get_the_bundle_and_those_that_add_the_authority(
 
 def test_postgres_is_left_alone():
     """A root file turns libpq's sslmode=require into verify-ca, and Postgres is never terminated anyway."""
-    assert "PGSSLROOTCERT" not in trust_environment(bundle=BUNDLE, certificate=CERTIFICATE)
+    assert "PGSSLROOTCERT" not in trust_environment(bundle=BUNDLE, added=CERTIFICATE)
 
 
 def test_the_bundle_holds_the_system_and_the_authority(tmp_path):
@@ -100,3 +102,26 @@ def test_proxy_variables_in_both_spellings():
 def test_exemptions_can_be_chosen():
     assert proxy_environment("http://p:1", no_proxy=["a.test", "10.0.0.0/8"])["no_proxy"] == "a.test,10.0.0.0/8"
     assert proxy_environment("http://p:1", no_proxy=[])["NO_PROXY"] == ""
+
+
+def test_java_reads_the_trust_store_without_a_password_and_with_the_customary_one(tmp_path):
+    """Without one it skips what is encrypted in other formats, and trusts nobody."""
+    java = require("java")
+    store, probe = tmp_path / "cacerts", tmp_path / "Probe.java"
+    store.write_bytes(java_truststore(bundle_pem(Authority().certificate_pem)))
+    probe.write_text(
+        "class Probe { public static void main(String[] a) throws Exception {"
+        ' for (var password : new char[][] {null, "changeit".toCharArray()})'
+        ' for (var type : new String[] {"JKS", "PKCS12", java.security.KeyStore.getDefaultType()}) {'
+        " var store = java.security.KeyStore.getInstance(type);"
+        " try (var file = new java.io.FileInputStream(a[0])) { store.load(file, password); }"
+        " System.out.println(store.size()); } } }"
+    )
+    done = subprocess.run([java, probe, store], capture_output=True, text=True, timeout=60)
+    count = system_roots().read_bytes().count(b"BEGIN CERTIFICATE") + 1
+    assert done.stdout.split() == [str(count)] * 6, done.stderr
+
+
+def test_a_java_trust_store_of_no_certificates_is_not_made():
+    with pytest.raises(ConfigurationError, match="no certificate"):
+        java_truststore(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")

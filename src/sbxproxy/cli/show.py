@@ -174,7 +174,7 @@ def ca(file: Path | None) -> None:
         return
     from sbxproxy.tls.trust import trust_environment
 
-    for name, value in trust_environment(bundle=Path("BUNDLE.pem"), certificate=Path("CA.pem")).items():
+    for name, value in trust_environment(bundle=Path("BUNDLE.pem"), added=Path("CA.pem")).items():
         click.echo(f"unset {name}" if value is None else f"{name}={value}")
 
 

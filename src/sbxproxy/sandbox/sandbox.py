@@ -209,7 +209,7 @@ class Sandbox:
             proxy: the listener, or its address as the program sees it (``host:port``); none where all connections are captured,
                 and then inherited proxy variables are removed.
             auth: user and password if the listener asks for them.
-            directory: where to write ``ca.pem`` and ``bundle.pem``.
+            directory: where to write ``ca.pem`` and ``bundle.pem``, and ``added.pem`` if the operator has extra roots.
 
         Returns:
             Values by name; ``None`` for variables that must be removed, because they would override these.
@@ -226,8 +226,8 @@ class Sandbox:
                 raise ConfigurationError("proxy variables can't name a Unix socket; give the address that the program will see")
             user = "" if auth is None else f"{quote(auth.user, safe='')}:{quote(auth.password, safe='')}@"
             url = f"http://{user}{where}"
-        certificate, bundle = self.write_trust(directory)
-        return {**trust_environment(bundle=bundle, certificate=certificate), **proxy_environment(url)}
+        _, bundle = self.write_trust(directory)
+        return {**trust_environment(bundle=bundle, added=self._trust.added(directory)), **proxy_environment(url)}
 
     def write_trust(self, directory: Path | None = None) -> tuple[Path, Path]:
         """Write ``ca.pem`` (the certificate alone) and ``bundle.pem``, readable by all.

@@ -38,6 +38,13 @@ class TrustFiles:
         where = self._where(directory)
         return _write(where / "ca.pem", self._certificate_pem), _write(where / "bundle.pem", self._bundle())
 
+    def added(self, directory: Path | None = None) -> Path:
+        """Write, for programs that keep roots of their own, what these lack: the authority and the operator's extra roots."""
+        where = self._where(directory)
+        if not self._extra_roots:
+            return _write(where / "ca.pem", self._certificate_pem)
+        return _write(where / "added.pem", self._certificate_pem.rstrip(b"\n") + b"\n" + self._extra())
+
     def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
         """Write what stands in for files of the system; return it by the path that it is to be seen at.
 
@@ -51,7 +58,7 @@ class TrustFiles:
             found.update(dict.fromkeys(bundles, bundle))
         stores = java_trust_stores()
         if stores:
-            store = _write(where / "truststore.p12", java_truststore(self._bundle()))
+            store = _write(where / "truststore.jks", java_truststore(self._bundle()))
             found.update(dict.fromkeys(stores, store))
         resolver = Path("/etc/resolv.conf")
         if resolver.exists():
@@ -67,8 +74,10 @@ class TrustFiles:
         return self._directory
 
     def _bundle(self) -> bytes:
-        extra = [path.read_bytes().rstrip(b"\n") + b"\n" for path in self._extra_roots]
-        return bundle_pem(self._certificate_pem, self._roots) + b"".join(extra)
+        return bundle_pem(self._certificate_pem, self._roots) + self._extra()
+
+    def _extra(self) -> bytes:
+        return b"".join(path.read_bytes().rstrip(b"\n") + b"\n" for path in self._extra_roots)
 
     def close(self) -> None:
         """Remove the temporary directory; again is harmless."""

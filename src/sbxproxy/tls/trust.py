@@ -29,14 +29,15 @@ __all__ = [
     "trust_environment",
 ]
 
+import hashlib
+import struct
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import certifi
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.hazmat.primitives import serialization
 from cryptography.utils import CryptographyDeprecationWarning
 
 from sbxproxy.errors import ConfigurationError
@@ -126,7 +127,11 @@ def _real(paths: Iterable[Path]) -> list[Path]:
 
 
 def java_truststore(pem: bytes) -> bytes:
-    """Put the certificates of a bundle into a PKCS #12 trust store with the password that Java tries by itself.
+    """Put the certificates of a bundle into a Java key store (JKS), which every Java reads, whatever it calls its default type.
+
+    Java opens its own trust store without a password, and then leaves out of a PKCS #12 file whatever is encrypted, without a word; a
+    tool may open the same file with the customary password. A JKS file holds certificates in the clear and serves both: the
+    password is only in the digest at its end, which is checked by those who have one.
 
     Raises:
         ConfigurationError: *pem* holds something that is no certificate.
@@ -137,16 +142,17 @@ def java_truststore(pem: bytes) -> bytes:
             certificates = x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise ConfigurationError("the bundle of roots holds something that is no certificate") from None
-    entries = [pkcs12.PKCS12Certificate(each, f"root {number}".encode()) for number, each in enumerate(certificates)]
-    # The password protects nothing: its derivation may as well be quick.
-    encryption = (
-        serialization.PrivateFormat.PKCS12.encryption_builder()
-        .kdf_rounds(1)
-        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
-        .hmac_hash(hashes.SHA256())
-        .build(b"changeit")
-    )
-    return pkcs12.serialize_java_truststore(entries, encryption)
+    store = struct.pack(">III", 0xFEEDFEED, 2, len(certificates))  # magic number, version
+    for number, certificate in enumerate(certificates):
+        encoded = certificate.public_bytes(serialization.Encoding.DER)
+        store += struct.pack(">I", 2) + _text(f"root {number}") + bytes(8)  # a trusted certificate, since 1970
+        store += _text("X.509") + struct.pack(">I", len(encoded)) + encoded
+    password = "changeit".encode("utf-16-be")
+    return store + hashlib.sha1(password + b"Mighty Aphrodite" + store).digest()  # noqa: S324 - the format's
+
+
+def _text(text: str) -> bytes:
+    return struct.pack(">H", len(text)) + text.encode("ascii")
 
 
 def bundle_pem(certificate_pem: bytes, roots: Path | None = None) -> bytes:
@@ -165,19 +171,20 @@ def bundle_pem(certificate_pem: bytes, roots: Path | None = None) -> bytes:
     return pem.rstrip() + b"\n" + certificate_pem.strip() + b"\n"
 
 
-def trust_environment(*, bundle: Path, certificate: Path) -> dict[str, str | None]:
+def trust_environment(*, bundle: Path, added: Path) -> dict[str, str | None]:
     """Tell which variables make programs trust the authority.
 
     Args:
         bundle: the file that holds ``bundle_pem()``, as the sandbox sees it.
-        certificate: the file that holds the authority's certificate alone, as the sandbox sees it.
+        added: the file that holds only what the system's roots lack, as the sandbox sees it: the authority's certificate, and roots
+            that the operator verifies upstreams with besides.
 
     Returns:
         A value to set for each variable, or ``None`` where an inherited one must be removed.
     """
     return {
         **dict.fromkeys(_REPLACING, str(bundle)),
-        **dict.fromkeys(_ADDING, str(certificate)),
+        **dict.fromkeys(_ADDING, str(added)),
         **dict.fromkeys(_REMOVED),
     }
 
