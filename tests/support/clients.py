@@ -157,7 +157,7 @@ def _pnpm(case: Case) -> Sequence[str]:
     pnpm = case.tools.modules() / "@pnpm" / "exe.linux-x64" / "pnpm"
     case.script("package.json", "{}")
     return [
-        "env", f"HOME={case.directory}", str(pnpm), "add", "--ignore-scripts", f"--registry={case.url}/npm/", "toy",
+        "env", f"HOME={case.directory}", "pnpm_config_fetch_retries=0", str(pnpm), "add", "--ignore-scripts", f"--registry={case.url}/npm/", "toy",
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,11 +66,11 @@ def npm_build(node_modules: Path) -> Build:
 
 
 class Certificates:
-    """An authority and a certificate for ``NAME``, as files that servers can read."""
+    """An authority and a certificate for *names*, as files that servers can read."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, names: Sequence[str]) -> None:
         authority = trustme.CA()
-        leaf = authority.issue_cert(NAME)
+        leaf = authority.issue_cert(*names)
         self.root = directory / "root.pem"
         self.certificate = directory / "server.pem"
         self.key = directory / "server.key"
@@ -159,8 +159,9 @@ def is_ready(log: Path) -> bool:
 class Servers:
     """The servers of a test run, each started when it is first asked for."""
 
-    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
+    def __init__(self, stack: contextlib.ExitStack, directory: Path, names: Sequence[str] = (NAME,)) -> None:
         self._stack = stack
+        self._names = names
         self._directory = directory
         self._certificates: Certificates | None = None
         self._templates: dict[Path, Path] = {}
@@ -172,7 +173,7 @@ class Servers:
         key = (build.directory, tls, realm is not None)
         if key not in self._running:
             if self._certificates is None:
-                self._certificates = Certificates(self._directory)
+                self._certificates = Certificates(self._directory, self._names)
             cluster = self._copy(build, f"v{build.version}-{len(self._running)}")
             server = running_server(build, cluster, self._certificates, tls=tls, realm=realm)
             self._running[key] = self._stack.enter_context(server)
