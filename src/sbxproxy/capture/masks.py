@@ -7,7 +7,7 @@ somebody put elsewhere stays in reach until its place is masked too.
 
 from __future__ import annotations
 
-__all__ = ["UNSET", "default_masks"]
+__all__ = ["KEPT", "UNSET", "default_masks"]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +30,9 @@ UNSET = frozenset(
     ]
 )
 """Variables that name what is masked; a program that finds them set would wait for what isn't there."""
+
+KEPT = tuple(map(Path, ("/run/current-system", "/run/wrappers", "/run/opengl-driver", "/run/booted-system")))
+"""What stays of masked places: on NixOS the system's programs are found there."""
 
 _PLACES = (
     "/run",  # docker, containerd, podman, dbus, systemd, resolved, nscd, avahi, snapd, user directories

@@ -17,7 +17,7 @@ import click
 import trio
 
 from sbxproxy.capture.confined import Confined, Plan, User, launch
-from sbxproxy.capture.masks import UNSET, default_masks
+from sbxproxy.capture.masks import KEPT, UNSET, default_masks
 from sbxproxy.capture.unavailable import CaptureUnavailable
 from sbxproxy.cli.child import attend, own_terminal, release
 from sbxproxy.cli.failure import Failure
@@ -60,6 +60,7 @@ class Namespaces:
             environment=_changed(environment, {**dict.fromkeys(UNSET), **sandbox.environment()}),
             user=self._user,
             masks=[*default_masks(environment), *self._masks, session.runtime_directory],
+            keep=KEPT,
             binds=sandbox.mounts(),
             foreground=terminal is not None,
         )
