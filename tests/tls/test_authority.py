@@ -450,7 +450,7 @@ async def run_client(client: str, authority: Authority, trusted: Authority, name
     certificate, bundle = tmp_path / "ca.pem", tmp_path / "bundle.pem"
     certificate.write_bytes(trusted.certificate_pem)
     bundle.write_bytes(bundle_pem(trusted.certificate_pem))
-    changes = trust_environment(bundle=bundle, certificate=certificate)
+    changes = trust_environment(bundle=bundle, added=certificate)
     environment = {key: value for key, value in os.environ.items() if key not in changes}
     environment |= {key: value for key, value in changes.items() if value is not None}
 
