@@ -204,3 +204,14 @@ def test_the_end_of_the_process_writes_what_waits():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert len(done.stdout.splitlines()) == 500
+
+
+def test_kinds_tell_types_and_never_texts():
+    """Of nested groups too, each once."""
+    from sbxproxy.events import kinds
+
+    group = BaseExceptionGroup(
+        "canary", [ValueError("canary"), ExceptionGroup("canary", [OSError("canary"), ValueError("canary")])]
+    )
+    assert kinds(group) == "OSError, ValueError"
+    assert kinds(KeyError("canary")) == "KeyError"

@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "RequestDone",
     "as_dict",
+    "kinds",
 ]
 
 import atexit
@@ -287,3 +288,17 @@ class JsonLines:
                 self._failed += 1
             if self._queue.empty():
                 self._closing.wait(REST)
+
+
+def kinds(error: BaseException) -> str:
+    """Name the types in *error*, those of a group one by one.
+
+    That is all that may be told of a failure whose text may quote what a client sent, or a secret.
+    """
+    return ", ".join(sorted({type(leaf).__name__ for leaf in _leaves(error)}))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -24,6 +24,7 @@ import trio
 
 from sbxproxy.errors import ClientProtocolError, UpstreamError
 from sbxproxy.net.peek import PeekedStream
+from sbxproxy.net.sockets import drop
 from sbxproxy.policy.decision import Reason
 from sbxproxy.wire.postgres import SSL_REQUEST, PostgresStart, parse_start
 from sbxproxy.wire.result import Hint
@@ -102,8 +103,7 @@ async def prove_postgres(connection: PeekedStream, patience: float) -> None:
     try:
         await request_tls(connection, patience)
     finally:
-        with trio.CancelScope(shield=True):  # never waits
-            await trio.aclose_forcefully(connection)
+        await drop(connection)
 
 
 def _bad(detail: str) -> ClientProtocolError:

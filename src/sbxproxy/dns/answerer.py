@@ -52,7 +52,7 @@ from sbxproxy.dns.message import (
 from sbxproxy.dns.rate import Bucket
 from sbxproxy.dns.svcb import HTTPS, SVCB, fit_svcb
 from sbxproxy.errors import UpstreamNoAddressError, UpstreamResolveError
-from sbxproxy.events import DnsAnswered, Event, Problem
+from sbxproxy.events import DnsAnswered, Event, Problem, kinds
 from sbxproxy.hostname import Hostname
 from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.model import Policy
@@ -199,8 +199,9 @@ class DnsAnswerer:
 
     def report(self, what: str, error: BaseException) -> None:
         """Tell observers of a fault that ended no more than *what*: by its kind, for its text may quote what the program sent."""
-        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in _leaves(error)}))
-        self._emit(Problem(sandbox=self._sandbox, flow=None, reason="internal-error", detail=f"{what} failed with {kinds}"))
+        self._emit(
+            Problem(sandbox=self._sandbox, flow=None, reason="internal-error", detail=f"{what} failed with {kinds(error)}")
+        )
 
     def _begin(self, data: bytes, *, udp: bool) -> bytes | Lookup | None:
         now = trio.current_time()
@@ -418,9 +419,3 @@ def _allowed(verdict: Allow, answer: Answer) -> _Outcome:
 
 def _failure(reason: str, ede: Ede = Ede.NO_REACHABLE_AUTHORITY) -> _Outcome:
     return _Outcome(Answer(rcode=Rcode.SERVFAIL, ede=(ede, reason)), "error", reason)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]

@@ -24,7 +24,7 @@ import trio
 
 from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.errors import ConfigurationError, LimitError
-from sbxproxy.net.sockets import close_now, enable_keepalive
+from sbxproxy.net.sockets import drop, enable_keepalive
 
 _log = logging.getLogger("sbxproxy.listen")
 
@@ -113,9 +113,7 @@ class Slots:
                 await handler(stream)
             finally:
                 try:
-                    if not close_now(stream):
-                        with trio.CancelScope(shield=True):  # never waits
-                            await trio.aclose_forcefully(stream)
+                    await drop(stream)
                 finally:
                     self.release()
 

@@ -6,7 +6,7 @@ relay failed a truncated answer would pass for a whole one. A reset can't be tak
 
 from __future__ import annotations
 
-__all__ = ["abort", "close_now", "enable_keepalive", "socket_below"]
+__all__ = ["abort", "close_now", "drop", "enable_keepalive", "socket_below"]
 
 import socket
 import struct
@@ -60,6 +60,14 @@ def close_now(stream: trio.abc.AsyncResource) -> bool:
     return True
 
 
+async def drop(stream: trio.abc.AsyncResource) -> None:
+    """Close *stream* and all below it without a goodbye. It never waits and can't be cancelled; again is harmless."""
+    if close_now(stream):
+        return
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)
+
+
 async def abort(stream: trio.abc.AsyncResource) -> None:
     """Close *stream* and all below it so that the peer sees a reset.
 
@@ -71,10 +79,7 @@ async def abort(stream: trio.abc.AsyncResource) -> None:
     if sock is not None:
         with suppress(OSError):  # closed already, or no TCP
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    if close_now(stream):
-        return
-    with trio.CancelScope(shield=True):
-        await trio.aclose_forcefully(stream)
+    await drop(stream)
 
 
 def enable_keepalive(sock: _Options) -> None:

@@ -17,12 +17,12 @@ from trio.abc import Listener, Stream
 
 from sbxproxy.connection import Context, serve_flow
 from sbxproxy.errors import ClientProtocolError, LimitError
-from sbxproxy.events import FlowClosed, Problem
+from sbxproxy.events import FlowClosed, Problem, kinds
 from sbxproxy.fronts import Ask
 from sbxproxy.net import Slots, peekable
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.net.serve import serve_bounded
-from sbxproxy.net.sockets import abort, close_now
+from sbxproxy.net.sockets import abort, drop
 from sbxproxy.policy import Reason
 
 Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
@@ -107,13 +107,10 @@ class Doors:
             await work()
         except* Exception as group:  # noqa: BLE001
             # Kinds only: the text of an exception may quote what the client sent, or a secret.
-            kinds = ", ".join(sorted({type(error).__name__ for error in _leaves(group)}))
-            detail = f"a connection failed with {kinds}"
+            detail = f"a connection failed with {kinds(group)}"
             self._context.emit(Problem(sandbox=self._context.sandbox, flow=None, reason="internal-error", detail=detail))
         finally:
-            if not close_now(stream):
-                with trio.CancelScope(shield=True):  # never waits
-                    await trio.aclose_forcefully(stream)
+            await drop(stream)
 
     async def _serve_stream(self, stream: Stream, opener: Opener) -> None:
         client = peekable(stream)
@@ -159,10 +156,3 @@ class Doors:
             reason=str(reason), rule=None, detail=detail, address=None, bytes_up=0, bytes_down=0, requests=0, duration=duration,
             ended="denied",
         )  # fmt: skip
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
