@@ -8,13 +8,14 @@ from __future__ import annotations
 __all__ = ["Proxy"]
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 from trio.abc import Stream
 
 from sbxproxy.address import IPAddress, PrefixTable
 from sbxproxy.connection import Context, Dialer
+from sbxproxy.dns import Forward, Forwarder
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.events import Observer
 from sbxproxy.http.pool import Pool
@@ -28,9 +29,6 @@ from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.stages.terminator import TlsTerminator
 from sbxproxy.tls import Authority, UpstreamTls
-
-if TYPE_CHECKING:
-    from sbxproxy.dns import Forward
 
 MAX_NAME = 200
 
@@ -202,9 +200,7 @@ class Proxy:
         return sandbox
 
     def _dns_forwarder(self) -> Forward:
-        """Return what asks the name servers, for all sandboxes; made when the first of them needs it."""
-        from sbxproxy.dns import Forwarder  # noqa: PLC0415 - its library takes a tenth of a second to import
-
+        """Return what asks the name servers, for all sandboxes; made when the first of them needs it: making it imports dnspython."""
         if self._forwarder is None:
             self._forwarder = Forwarder(self.settings.nameservers, limits=self.settings.limits)
         return self._forwarder

@@ -28,15 +28,17 @@ __all__ = [
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sbxproxy.capture.captured import Captured
     from sbxproxy.capture.confined import Confined, Exited, Plan, Stopped, User, launch
-    from sbxproxy.capture.namespace import Captured, attach, gateway
+    from sbxproxy.capture.namespace import attach, gateway
     from sbxproxy.capture.original import original_destination
     from sbxproxy.capture.probing import Probe, probe
     from sbxproxy.capture.unavailable import CaptureUnavailable
 
 _HOMES = {
+    "captured": "Captured",
     "confined": "Confined Exited Plan Stopped User launch",
-    "namespace": "Captured attach gateway",
+    "namespace": "attach gateway",
     "original": "original_destination",
     "probing": "Probe probe",
     "unavailable": "CaptureUnavailable",

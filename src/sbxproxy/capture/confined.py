@@ -12,11 +12,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import trio
 
+from sbxproxy.capture.captured import Captured
 from sbxproxy.capture.helper import Helper
 from sbxproxy.errors import ConfigurationError
 
@@ -96,7 +95,7 @@ class Exited:
     code: int
 
 
-class Confined:
+class Confined(Captured):
     """A command in its sandbox, not yet executed until ``go``.
 
     Not more than one task may wait in ``next_change`` or ``wait``.
@@ -109,8 +108,7 @@ class Confined:
 
     def __init__(self, helper: Helper, listeners: list[trio.SocketListener], dns: list[trio.socket.SocketType]) -> None:
         """Made by ``launch``."""
-        self.listeners = listeners
-        self.dns = dns
+        super().__init__(listeners, dns)
         self.pid = 0
         self._helper = helper
         self._exited: Exited | None = None
@@ -176,19 +174,8 @@ class Confined:
 
     async def aclose(self) -> None:
         """End whatever runs in the sandbox, and close its sockets; again is harmless."""
-        for listener in self.listeners:
-            listener.socket.close()
-        for sock in self.dns:
-            sock.close()
+        self.close_sockets()
         await self._helper.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 async def launch(plan: Plan) -> Confined:

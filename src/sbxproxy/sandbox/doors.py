@@ -15,15 +15,20 @@ from typing import Any
 import trio
 from trio.abc import Listener, Stream
 
+from sbxproxy.capture.captured import Captured
 from sbxproxy.connection import Context, serve_flow
+from sbxproxy.dns import DnsAnswerer
 from sbxproxy.errors import ClientProtocolError, LimitError
 from sbxproxy.events import FlowClosed, Problem, kinds
-from sbxproxy.fronts import Ask
+from sbxproxy.fronts import Ask, open_transparent
+from sbxproxy.fronts.dns import serve_tcp, serve_udp
 from sbxproxy.net import Slots, peekable
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.net.serve import serve_bounded
 from sbxproxy.net.sockets import abort, drop
 from sbxproxy.policy import Reason
+
+DNS_PORT = 53
 
 Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
 """A front: reads what the client asks for; ``None`` if it left without asking."""
@@ -79,6 +84,41 @@ class Doors:
             self._serving.discard(serving)
             self._accepting.discard(accepting)
 
+    async def serve_captured(
+        self,
+        captured: Captured,
+        answerer: DnsAnswerer,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept the connections of a captured namespace, and answer its DNS, as ``serve`` does; closes its sockets."""
+        dns_connections = Slots(answerer.limits.dns_connections, limit="dns_connections")
+
+        async def opener(client: PeekedStream) -> Ask | None:
+            await trio.lowlevel.checkpoint()
+            return open_transparent(client)
+
+        async def dns(stream: Stream) -> bool:
+            if open_transparent(stream).port != DNS_PORT:
+                return False
+            try:
+                dns_connections.acquire_nowait()
+            except LimitError as error:
+                self._problem(Reason.LIMIT, str(error))
+                await abort(stream)
+                return True
+            try:
+                await serve_tcp(stream, answerer)
+            finally:
+                dns_connections.release()
+            return True
+
+        async with trio.open_nursery() as nursery:
+            for sock in captured.dns:
+                await nursery.start(serve_udp, sock, answerer)
+            await self.serve(captured.listeners, opener, aside=dns, task_status=task_status)
+            nursery.cancel_scope.cancel(reason="no more connections are accepted")
+
     async def handle(self, stream: Stream, ask: Ask) -> None:
         """Carry one connection that is already there until it ends; closes *stream*."""
         try:
@@ -107,8 +147,7 @@ class Doors:
             await work()
         except* Exception as group:  # noqa: BLE001
             # Kinds only: the text of an exception may quote what the client sent, or a secret.
-            detail = f"a connection failed with {kinds(group)}"
-            self._context.emit(Problem(sandbox=self._context.sandbox, flow=None, reason="internal-error", detail=detail))
+            self._problem("internal-error", f"a connection failed with {kinds(group)}")
         finally:
             await drop(stream)
 
@@ -149,6 +188,9 @@ class Doors:
     async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:
         self._context.emit(self._no_flow(reason, detail, 0.0))
         await abort(client)
+
+    def _problem(self, reason: str, detail: str) -> None:
+        self._context.emit(Problem(sandbox=self._context.sandbox, flow=None, reason=str(reason), detail=detail))
 
     def _no_flow(self, reason: str, detail: str, duration: float) -> FlowClosed:
         return FlowClosed(

@@ -12,23 +12,23 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import trio
 from trio.abc import Listener, Stream
 
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
+from sbxproxy.capture.captured import Captured
 from sbxproxy.connection import Context, narrow
-from sbxproxy.errors import ConfigurationError, LimitError, StageError
+from sbxproxy.dns import DnsAnswerer, Forward
+from sbxproxy.errors import ConfigurationError, StageError
 from sbxproxy.events import Event, Observer, PolicyChanged, Problem
 from sbxproxy.flow import Flow
-from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol, open_transparent
-from sbxproxy.fronts.dns import serve_tcp, serve_udp
+from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.net import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
-from sbxproxy.net.sockets import abort
 from sbxproxy.policy import Deny, Policy, Reason
 from sbxproxy.sandbox.doors import Doors
 from sbxproxy.sandbox.references import check_references
@@ -36,31 +36,11 @@ from sbxproxy.sandbox.trust import TrustFiles
 from sbxproxy.tls import Authority
 from sbxproxy.tls.trust import proxy_environment, trust_environment
 
-if TYPE_CHECKING:
-    from sbxproxy.dns import DnsAnswerer, Forward
-
-DNS_PORT = 53
-
 CUT_PATIENCE = 1.0
 """Seconds that an update waits for the flows that it cut to be closed on both sides."""
 
 SLICE = 256
 """Flows judged again at a stretch before other tasks get a turn."""
-
-
-class Captured(Protocol):
-    """The sockets of a captured network namespace, as ``sbxproxy.capture`` makes them.
-
-    Attributes:
-        listeners: where its TCP connections arrive; the kernel tells where they were going.
-        dns: UDP sockets at which its DNS queries arrive.
-    """
-
-    @property
-    def listeners(self) -> Sequence[trio.SocketListener]: ...
-
-    @property
-    def dns(self) -> Sequence[trio.socket.SocketType]: ...
 
 
 class Sandbox:
@@ -256,8 +236,6 @@ class Sandbox:
         return self._trust.mounts(directory)
 
     def _answerer(self) -> DnsAnswerer:
-        from sbxproxy.dns import DnsAnswerer  # noqa: PLC0415 - its library takes a tenth of a second to import
-
         if self._dns is None:
             context = self._context
             self._dns = DnsAnswerer(
@@ -324,33 +302,7 @@ class Sandbox:
             RuntimeError: the sandbox is closed.
         """
         self._require_open()
-        answerer = self._answerer()
-        dns_connections = Slots(answerer.limits.dns_connections, limit="dns_connections")
-
-        async def opener(client: PeekedStream) -> Ask | None:
-            await trio.lowlevel.checkpoint()
-            return open_transparent(client)
-
-        async def dns(stream: Stream) -> bool:
-            if open_transparent(stream).port != DNS_PORT:
-                return False
-            try:
-                dns_connections.acquire_nowait()
-            except LimitError as error:
-                self._emit(Problem(sandbox=self.name, flow=None, reason=Reason.LIMIT, detail=str(error)))
-                await abort(stream)
-                return True
-            try:
-                await serve_tcp(stream, answerer)
-            finally:
-                dns_connections.release()
-            return True
-
-        async with trio.open_nursery() as nursery:
-            for sock in captured.dns:
-                await nursery.start(serve_udp, sock, answerer)
-            await self._doors.serve(captured.listeners, opener, aside=dns, task_status=task_status)
-            nursery.cancel_scope.cancel(reason="no more connections are accepted")
+        await self._doors.serve_captured(captured, self._answerer(), task_status=task_status)
 
     async def capture(self, *, netns: str | Path | int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Make this sandbox the only way out of a network namespace, until drained or cancelled.
@@ -368,11 +320,8 @@ class Sandbox:
         self._require_open()
         from sbxproxy.capture import attach  # noqa: PLC0415 - few embedders need it
 
-        captured = await attach(netns)
-        try:
+        async with await attach(netns) as captured:
             await self.serve_captured(captured, task_status=task_status)
-        finally:
-            await captured.aclose()
 
     async def gateway(
         self,
@@ -395,11 +344,8 @@ class Sandbox:
         self._require_open()
         from sbxproxy.capture import gateway  # noqa: PLC0415 - few embedders need it
 
-        captured = await gateway(netns, interface)
-        try:
+        async with await gateway(netns, interface) as captured:
             await self.serve_captured(captured, task_status=task_status)
-        finally:
-            await captured.aclose()
 
     async def handle(self, stream: Stream, target: tuple[str, int]) -> None:
         """Carry one connection that is already there, to *target*, until it ends; closes *stream*.
