@@ -7,14 +7,14 @@ is also that of its neighbours: a pager next to it would lose the terminal other
 
 from __future__ import annotations
 
-__all__ = ["Command", "attend", "own_terminal", "release"]
+__all__ = ["Command", "attend", "give", "own_terminal", "receive_signals", "release"]
 
 import os
 import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol, assert_never
 
 import trio
@@ -48,36 +48,44 @@ class Command(Protocol):
         ...
 
 
+def receive_signals(on_hangup: Callable[[], Awaitable[object]] | None) -> AbstractContextManager[AsyncIterator[int]]:
+    """Catch, for a block, what ``attend`` passes on. To be entered before the command is started, so that nothing is lost.
+
+    Args:
+        on_hangup: as for ``attend``.
+    """
+    return trio.open_signal_receiver(*_FORWARDED, *(() if on_hangup is None else (signal.SIGHUP,)))
+
+
 async def attend(
-    start: Callable[[], Awaitable[Command]],
+    command: Command,
+    signals: AsyncIterator[int],
     *,
     terminal: int | None,
     on_hangup: Callable[[], Awaitable[object]] | None = None,
 ) -> int:
-    """Start a command and stay with it to its end.
+    """Stay with a command to its end.
 
     Args:
-        start: starts it. Signals that come meanwhile are passed on afterwards.
+        command: which.
+        signals: from ``receive_signals``.
         terminal: the terminal that is its own to use; see ``own_terminal``.
         on_hangup: called for SIGHUP instead of passing it on.
 
     Returns:
         Its exit code as a shell would show it: 128 + N after signal N.
     """
-    forwarded = _FORWARDED if on_hangup is None else (*_FORWARDED, signal.SIGHUP)
-    with trio.open_signal_receiver(*forwarded) as signals:
-        command = await start()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pass_on, signals, command, terminal, on_hangup)
-            while True:
-                match await command.next_change():
-                    case Stopped(number):
-                        _stop_with(command, terminal, number)
-                    case Exited(code):
-                        nursery.cancel_scope.cancel(reason="the command has ended")
-                        return code
-                    case unknown:
-                        assert_never(unknown)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_pass_on, signals, command, terminal, on_hangup)
+        while True:
+            match await command.next_change():
+                case Stopped(number):
+                    _stop_with(command, terminal, number)
+                case Exited(code):
+                    nursery.cancel_scope.cancel(reason="the command has ended")
+                    return code
+                case unknown:
+                    assert_never(unknown)
 
 
 async def _pass_on(

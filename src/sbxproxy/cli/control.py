@@ -77,7 +77,7 @@ async def serve_control(
     directory: Path,
     *,
     say: Callable[[str], None],
-    task_status: trio.TaskStatus[Path] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer requests about *sandbox* until cancelled.
 
@@ -87,29 +87,16 @@ async def serve_control(
         sandbox: which.
         directory: see ``runtime_directory``.
         say: told when the policy was changed this way.
-        task_status: the socket's path, once it is served.
+        task_status: started once requests are answered.
 
     Raises:
         ConfigurationError: the socket can't be made.
     """
-    path = _path(directory, sandbox.name)
     try:
-        listener = open_unix_listener(path)
+        listener = open_unix_listener(_path(directory, sandbox.name))
     except ConfigurationError:
-        path = _path(directory, f"{sandbox.name}-{os.getpid()}")
-        listener = open_unix_listener(path)
-    await trio.serve_listeners(partial(_serve, sandbox, say), [listener], task_status=_Started(task_status, path))
-
-
-class _Started(trio.TaskStatus[Any]):
-    """Tells another value than the listeners."""
-
-    def __init__(self, status: trio.TaskStatus[Path], path: Path) -> None:
-        self._status = status
-        self._path = path
-
-    def started(self, value: object = None) -> None:  # noqa: ARG002
-        self._status.started(self._path)
+        listener = open_unix_listener(_path(directory, f"{sandbox.name}-{os.getpid()}"))
+    await trio.serve_listeners(partial(_serve, sandbox, say), [listener], task_status=task_status)
 
 
 async def _serve(sandbox: Sandbox, say: Callable[[str], None], stream: trio.SocketStream) -> None:

@@ -16,10 +16,10 @@ from typing import Protocol
 import click
 import trio
 
-from sbxproxy.capture.confined import Confined, Plan, User, launch
+from sbxproxy.capture.confined import Plan, User, launch
 from sbxproxy.capture.masks import KEPT, UNSET, default_masks
 from sbxproxy.capture.unavailable import CaptureUnavailable
-from sbxproxy.cli.child import attend, own_terminal, release
+from sbxproxy.cli.child import attend, own_terminal, receive_signals, release
 from sbxproxy.cli.failure import Failure
 from sbxproxy.cli.options import Configuration, configure, operator_options, policy_options
 from sbxproxy.cli.session import Session, run_trio
@@ -29,7 +29,7 @@ from sbxproxy.fronts import ListenerAuth
 OWN_FAILURE = 125
 
 NOT_HELD = (
-    "--capture=env holds nobody back: a program that ignores proxy variables, opens sockets of its own, asks another resolver or "
+    "holds nobody back: a program that ignores proxy variables, opens sockets of its own, asks another resolver or "
     "speaks UDP is not stopped, and it can see and signal sbxproxy itself"
 )
 
@@ -52,14 +52,14 @@ class Namespaces:
 
     async def run(self, session: Session, environment: dict[str, str]) -> int:
         """Confine the command, and be its only way out."""
-        await session.open_control()
+        control = await session.open_control()
         sandbox = session.sandbox
         terminal = own_terminal()
         plan = Plan(
             argv=self._command,
             environment=_changed(environment, {**dict.fromkeys(UNSET), **sandbox.environment()}),
             user=self._user,
-            masks=[*default_masks(environment), *self._masks, session.runtime_directory],
+            masks=[*default_masks(environment), *self._masks, control],
             keep=KEPT,
             binds=sandbox.mounts(),
             foreground=terminal is not None,
@@ -67,19 +67,16 @@ class Namespaces:
         try:
             async with await launch(plan) as confined:
                 await session.nursery.start(sandbox.serve_captured, confined)
-
-                async def start() -> Confined:
-                    await confined.go()
-                    return confined
-
                 try:
-                    return await attend(start, terminal=terminal, on_hangup=session.on_hangup)
+                    with receive_signals(session.on_hangup) as signals:
+                        await confined.go()
+                        return await attend(confined, signals, terminal=terminal, on_hangup=session.on_hangup)
                 finally:
                     if terminal is not None:
                         release(terminal, confined.pid)
         except CaptureUnavailable as error:
             raise Failure(
-                f"{error}\nnothing was run. `sbxproxy probe` tells more; --capture=env runs it all the same, but {NOT_HELD[14:]}",
+                f"{error}\nnothing was run. `sbxproxy probe` tells more; --capture=env runs it all the same, but {NOT_HELD}",
                 OWN_FAILURE,
             ) from None
 
@@ -92,21 +89,17 @@ class Variables:
 
     async def run(self, session: Session, environment: dict[str, str]) -> int:
         """Listen on a loopback port that only this command has the password for."""
-        session.log.say(NOT_HELD, "yellow")
+        session.log.say(f"--capture=env {NOT_HELD}", "yellow")
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         auth = ListenerAuth(user="sandbox", password=secrets.token_urlsafe(24))
         await session.nursery.start(partial(session.sandbox.serve, listeners, auth=auth))
         changes = session.sandbox.environment(proxy=listeners[0], auth=auth)
         terminal = own_terminal()
-        async with Unconfined.open(self._command, _changed(environment, changes), terminal) as command:
-            if isinstance(command, int):
-                return command
-
-            async def start() -> Unconfined:
-                await trio.lowlevel.checkpoint()
-                return command
-
-            return await attend(start, terminal=terminal, on_hangup=session.on_hangup)
+        with receive_signals(session.on_hangup) as signals:
+            async with Unconfined.open(self._command, _changed(environment, changes), terminal) as command:
+                if isinstance(command, int):
+                    return command
+                return await attend(command, signals, terminal=terminal, on_hangup=session.on_hangup)
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})

@@ -41,7 +41,6 @@ class Session:
     sandbox: Sandbox
     log: Log
     nursery: trio.Nursery
-    runtime_directory: Path
     _reloading: trio.Lock = field(default_factory=trio.Lock)
 
     @classmethod
@@ -68,7 +67,7 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
-                session = cls(configuration, proxy, sandbox, log, nursery, runtime_directory())
+                session = cls(configuration, proxy, sandbox, log, nursery)
                 nursery.start_soon(session._watch, seen)
                 yield session
                 nursery.cancel_scope.cancel(reason="the session is over")
@@ -84,9 +83,15 @@ class Session:
         """What SIGHUP means: to read the policy file again, where there is one."""
         return self.reload if self.configuration.source.path is not None else None
 
-    async def open_control(self) -> None:
-        """Let other terminals show and change the policy."""
-        await self.nursery.start(partial(serve_control, self.sandbox, self.runtime_directory, say=self._said))
+    async def open_control(self) -> Path:
+        """Let other terminals show and change the policy; returns the directory of the socket, which the command must not see.
+
+        Raises:
+            ConfigurationError: there is no place for it that is the user's alone.
+        """
+        directory = runtime_directory()
+        await self.nursery.start(partial(serve_control, self.sandbox, directory, say=self._said))
+        return directory
 
     def _said(self, text: str) -> None:
         self.log.say(text, "yellow")
