@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Ask", "ListenerAuth", "Refusal", "StreamAsk"]
+__all__ = ["Ask", "ListenerAuth", "Refusal", "StreamAsk", "ToldAsk"]
 
 import base64
 import hmac
@@ -14,6 +14,7 @@ import trio
 from sbxproxy.address import IPAddress
 from sbxproxy.errors import UpstreamError
 from sbxproxy.hostname import Hostname
+from sbxproxy.net.peek import PeekedStream
 from sbxproxy.policy.decision import Deny
 
 Refusal = Deny | UpstreamError
@@ -72,6 +73,22 @@ class ListenerAuth:
         except ValueError:
             return False
         return self.allows(user, password)
+
+
+@dataclass(slots=True)
+class ToldAsk:
+    """What the wishes share that a client tells in a protocol of the front's own.
+
+    Attributes:
+        client: its stream, which is answered.
+    """
+
+    host: Hostname | IPAddress
+    port: int
+    client: PeekedStream
+    front: str = ""
+    wire: str | None = None
+    mute: bool = False
 
 
 @dataclass(slots=True)

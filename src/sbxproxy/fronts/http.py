@@ -10,10 +10,8 @@ from http import HTTPStatus
 
 import trio
 
-from sbxproxy.address import IPAddress
 from sbxproxy.errors import ClientProtocolError, UpstreamError
-from sbxproxy.fronts.ask import ListenerAuth, Refusal
-from sbxproxy.hostname import Hostname
+from sbxproxy.fronts.ask import ListenerAuth, Refusal, ToldAsk
 from sbxproxy.http.message import Response
 from sbxproxy.http.reply import deny_reply, error_reply
 from sbxproxy.net.peek import PeekedStream
@@ -103,20 +101,7 @@ def _reply(refusal: Refusal) -> Response:
 
 
 @dataclass(slots=True)
-class ConnectAsk:
-    """A CONNECT request."""
-
-    host: Hostname | IPAddress
-    port: int
-    client: PeekedStream
-    front: str = "connect"
-    wire: str | None = None
-    mute: bool = False
-
-    async def accept(self) -> None:
-        """Answer 200; what follows belongs to the tunnel."""
-        await self.client.send_all(_ESTABLISHED)
-
+class _HttpAsk(ToldAsk):
     async def refuse(self, refusal: Refusal) -> None:
         """Answer 403, 502 or 504 with the reason."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -124,21 +109,23 @@ class ConnectAsk:
 
 
 @dataclass(slots=True)
-class PlainAsk:
+class ConnectAsk(_HttpAsk):
+    """A CONNECT request."""
+
+    front: str = "connect"
+
+    async def accept(self) -> None:
+        """Answer 200; what follows belongs to the tunnel."""
+        await self.client.send_all(_ESTABLISHED)
+
+
+@dataclass(slots=True)
+class PlainAsk(_HttpAsk):
     """A plain-text request; its bytes are still in the stream."""
 
-    host: Hostname | IPAddress
-    port: int
-    client: PeekedStream
     front: str = "http"
     wire: str | None = "http"
-    mute: bool = False
 
     async def accept(self) -> None:
         """Nothing to say before the response."""
         await trio.lowlevel.checkpoint()
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """Answer 403, 502 or 504 with the reason."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self.client.send_all(refusal_bytes(refusal))

@@ -11,10 +11,8 @@ from typing import Literal, TypeVar
 
 import trio
 
-from sbxproxy.address import IPAddress
 from sbxproxy.errors import ClientProtocolError, UpstreamError
-from sbxproxy.fronts.ask import ListenerAuth, Refusal
-from sbxproxy.hostname import Hostname
+from sbxproxy.fronts.ask import ListenerAuth, Refusal, ToldAsk
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.wire import socks5
@@ -72,15 +70,10 @@ async def _read(client: PeekedStream, parse: Callable[[bytes], _T | Literal[Hint
 
 
 @dataclass(slots=True)
-class SocksAsk:
+class SocksAsk(ToldAsk):
     """A SOCKS CONNECT."""
 
-    host: Hostname | IPAddress
-    port: int
-    client: PeekedStream
     front: str = "socks5"
-    wire: str | None = None
-    mute: bool = False
 
     async def accept(self) -> None:
         """Answer that the connection stands: the ClientHello comes only after that."""
