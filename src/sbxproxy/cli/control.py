@@ -125,12 +125,7 @@ async def _answer(sandbox: Sandbox, say: Callable[[str], None], stream: trio.Soc
             case {"do": "show"}:
                 return {"mode": sandbox.policy.mode.value, "policy": sandbox.policy.document(), "flows": len(sandbox.flows)}
             case {"do": "lint"}:
-                found = lint(sandbox.policy)
-                return {
-                    "findings": [
-                        {name: str(getattr(each, name)) for name in ("id", "place", "message", "severity")} for each in found
-                    ]
-                }
+                return {"findings": [finding.as_dict() for finding in lint(sandbox.policy)]}
             case {"do": "set", "policy": str(text)}:
                 policy = await trio.to_thread.run_sync(Policy.from_json, text)
                 changed = await sandbox.update_policy(policy)

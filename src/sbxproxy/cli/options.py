@@ -6,7 +6,15 @@ its directory, so that it works from anywhere.
 
 from __future__ import annotations
 
-__all__ = ["NAMED_POLICIES", "Configuration", "PolicySource", "configure", "operator_options", "policy_options"]
+__all__ = [
+    "NAMED_POLICIES",
+    "Configuration",
+    "PolicySource",
+    "configure",
+    "operator_options",
+    "policy_options",
+    "read_policy_text",
+]
 
 import difflib
 import shlex
@@ -34,6 +42,20 @@ NAMED_POLICIES = ("allow-all", "deny-all")
 _CHOICES = "--policy FILE, --allow-all, --deny-all, or any of --allow, --allow-cidr, --deny-cidr, --inject"
 
 
+def read_policy_text(path: Path) -> str:
+    """Read a policy file.
+
+    Raises:
+        ConfigurationError: it can't be read; the message names it.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8") from None
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySource:
     """Where the policy comes from, so that it can be read again.
@@ -57,14 +79,10 @@ class PolicySource:
         if self.path is None and self.text is None:
             return Policy.parse(self.document)
         name = str(self.path or "standard input")
+        text = self.text if self.path is None else read_policy_text(self.path)
+        assert text is not None
         try:
-            text = self.text if self.path is None else self.path.read_text(encoding="utf-8")
-            assert text is not None
             return Policy.from_json(text)
-        except OSError as error:
-            raise ConfigurationError(f"{name}: can't be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"{name}: not UTF-8") from None
         except PolicyError as error:
             raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in error.problems)) from None
 

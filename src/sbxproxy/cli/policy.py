@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 
 from sbxproxy.cli.control import ask, find, running, runtime_directory
-from sbxproxy.cli.options import NAMED_POLICIES
-from sbxproxy.errors import ConfigurationError
+from sbxproxy.cli.options import NAMED_POLICIES, read_policy_text
 
 
 @click.group()
@@ -67,9 +66,4 @@ def _text(file: str) -> str:
         return sys.stdin.read()
     if file in NAMED_POLICIES:
         return json.dumps(file)
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{file}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{file}: not UTF-8") from None
+    return read_policy_text(Path(file))

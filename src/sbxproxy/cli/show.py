@@ -127,9 +127,7 @@ def lint(file: str, *, as_json: bool) -> None:
 
     findings = lint_policy(_read(file))
     if as_json:
-        click.echo(
-            json.dumps([{field.name: str(getattr(f, field.name)) for field in dataclasses.fields(f)} for f in findings], indent=2)
-        )
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     elif not findings:
         click.echo("nothing found")
     else:

@@ -38,6 +38,10 @@ class Finding:
     message: str
     severity: Severity
 
+    def as_dict(self) -> dict[str, str]:
+        """Return it for JSON."""
+        return {"id": self.id, "place": self.place, "message": self.message, "severity": str(self.severity)}
+
 
 # Suffixes below which anyone can have a name for the asking. Not the public suffix list, which is large and
 # changes weekly: only what is met in policies for sandboxes.

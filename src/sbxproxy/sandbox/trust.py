@@ -39,10 +39,13 @@ class TrustFiles:
         return _write(where / "ca.pem", self._certificate_pem), _write(where / "bundle.pem", self._bundle())
 
     def added(self, directory: Path | None = None) -> Path:
-        """Write, for programs that keep roots of their own, what these lack: the authority and the operator's extra roots."""
+        """Return what holds, for programs that keep roots of their own, what these lack: after ``write``.
+
+        That is the authority alone, as ``write`` wrote it, or a file that is written now with the operator's extra roots as well.
+        """
         where = self._where(directory)
         if not self._extra_roots:
-            return _write(where / "ca.pem", self._certificate_pem)
+            return where / "ca.pem"
         return _write(where / "added.pem", self._certificate_pem.rstrip(b"\n") + b"\n" + self._extra())
 
     def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
@@ -52,14 +55,12 @@ class TrustFiles:
         """
         where = self._where(directory)
         found: dict[Path, Path] = {}
-        bundles = system_bundles()
+        bundles, stores = system_bundles(), java_trust_stores()
+        pem = self._bundle() if bundles or stores else b""
         if bundles:
-            bundle = _write(where / "bundle.pem", self._bundle())
-            found.update(dict.fromkeys(bundles, bundle))
-        stores = java_trust_stores()
+            found.update(dict.fromkeys(bundles, _write(where / "bundle.pem", pem)))
         if stores:
-            store = _write(where / "truststore.jks", java_truststore(self._bundle()))
-            found.update(dict.fromkeys(stores, store))
+            found.update(dict.fromkeys(stores, _write(where / "truststore.jks", java_truststore(pem))))
         resolver = Path("/etc/resolv.conf")
         if resolver.exists():
             found[resolver.resolve()] = _write(where / "resolv.conf", RESOLV_CONF)
