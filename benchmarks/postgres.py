@@ -29,9 +29,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from sbxproxy.cli.cluster import find_binaries, lay_out
+
 NAME = "db.bench.example"
 USER = "bench"
-_NOBODY = 65534
 
 _FRONT = """
 import sys
@@ -84,20 +85,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     options = parser.parse_args(arguments)
     rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parts[4].zfill(4))
-    if not binaries or not (binaries[-1] / "pgbench").exists():
+    binaries = find_binaries()
+    if binaries is None or not (binaries / "pgbench").exists():
         print("no PostgreSQL server with pgbench in /usr/lib/postgresql (Debian: postgresql)", file=sys.stderr)
         return 1
     console = Console(stderr=True)
     with ExitStack() as stack, Progress(console=console, transient=True) as progress:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sbxproxy-bench-")))
-        server = stack.enter_context(_server(binaries[-1], directory))
+        server = stack.enter_context(_server(binaries, directory))
         front = stack.enter_context(_front(server))
         rows = [Row("direct", server), Row("sbxproxy", *front)]
         task = progress.add_task("postgres", total=rounds * len(rows) * 2)
         for _ in range(rounds):
             for row in rows:
-                _measure(binaries[-1], row, seconds, options.clients, lambda: progress.advance(task))
+                _measure(binaries, row, seconds, options.clients, lambda: progress.advance(task))
     _show(rows)
     if not options.quick:
         _save(rows, options, options.out)
@@ -143,38 +144,11 @@ def _pgbench(binaries: Path, port: int, *options: str) -> str:
 @contextmanager
 def _server(binaries: Path, directory: Path) -> Iterator[int]:
     """Run a server that answers as fast as it can; yields its port."""
-    data, chain = directory / "data", directory / "server.pem"
-    data.mkdir()
-    leaf = trustme.CA().issue_cert(NAME)
-    chain.touch(mode=0o600)
-    chain.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
-    who: dict[str, Any] = {}
-    if os.geteuid() == 0:  # a server refuses to be root
-        who = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
-        for path in (directory, data, chain):
-            os.chown(path, _NOBODY, _NOBODY)
-    make: list[str | Path] = [
-        binaries / "initdb",
-        "-D",
-        data,
-        "-U",
-        USER,
-        "--auth=trust",
-        "--no-sync",
-        "--locale=C",
-        "--no-instructions",
-    ]
-    subprocess.run(make, check=True, capture_output=True, cwd=directory, **who)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    settings = {
-        "port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "ssl": "on",
-        "ssl_cert_file": chain, "ssl_key_file": chain, "max_connections": 200,
-    }  # fmt: skip
-    options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
-    with subprocess.Popen(
-        [binaries / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=directory, **who
-    ) as server:
+    chain = trustme.CA().issue_cert(NAME).private_key_and_cert_chain_pem.bytes()
+    cluster = lay_out(binaries, directory, chain, user=USER, settings={"max_connections": 200})
+    port = cluster.port
+    subprocess.run(cluster.initdb, check=True, capture_output=True, **cluster.process)
+    with subprocess.Popen(cluster.serve, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **cluster.process) as server:
         try:
             _until_up(port)
             where = f"host=127.0.0.1 port={port} user={USER} dbname=postgres"

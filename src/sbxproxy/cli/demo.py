@@ -153,7 +153,9 @@ async def _ask_database(story: Story, origin: Origin, sandbox: Sandbox, environm
         files = Path(place)
         root = files / "root.pem"
         root.write_bytes(origin.certificate.read_bytes())
-        async with Database.open(programs, root=root, chain=origin.chain, directory=files, sandbox=sandbox) as database:
+        async with Database.open(
+            programs, root=root, chain=origin.chain.read_bytes(), directory=files, sandbox=sandbox
+        ) as database:
             await sandbox.update_policy({"allow": [DATABASE]})
             code, out = await database.ask(environment, "verify-full")
             story.step(
