@@ -33,7 +33,7 @@ async def gateway(netns: str | Path | int, interface: str) -> Captured:
     What is routed through it, a container's veth or a virtual machine's tap, can't change these rules whoever it is inside.
 
     Args:
-        netns: the gateway namespace. It must have no other interface and not forward packets.
+        netns: the gateway namespace. It should have no other interface: none is looked for, but nothing is forwarded to one.
         interface: the name, in that namespace, of the interface by which the traffic comes.
 
     Raises:

@@ -69,7 +69,7 @@ def capture_gateway(interface: str) -> list[socket.socket]:
     """Capture what comes in by *interface* of the current network namespace.
 
     Raises:
-        StepError: a step failed; there is no such interface; or the namespace forwards packets.
+        StepError: a step failed, or there is no such interface.
     """
     with step("network"):
         socket.if_nametoindex(interface)
