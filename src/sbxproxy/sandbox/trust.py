@@ -4,11 +4,10 @@ from __future__ import annotations
 
 __all__ = ["TrustFiles"]
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from sbxproxy.sandbox.tempdir import OwnedDirectory
 from sbxproxy.tls import bundle_pem
 from sbxproxy.tls.trust import java_trust_stores, java_truststore, system_bundles
 
@@ -31,7 +30,7 @@ class TrustFiles:
         self._certificate_pem = certificate_pem
         self._roots = roots
         self._extra_roots = tuple(extra_roots)
-        self._directory: Path | None = None
+        self._directory: OwnedDirectory | None = None
 
     def write(self, directory: Path | None = None) -> tuple[Path, Path]:
         """Write ``ca.pem`` and ``bundle.pem``; return their paths."""
@@ -70,9 +69,8 @@ class TrustFiles:
         if directory is not None:
             return directory
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="sbxproxy-"))
-            self._directory.chmod(0o755)  # certificates are public, and the program may run as another user
-        return self._directory
+            self._directory = OwnedDirectory()
+        return self._directory.path
 
     def _bundle(self) -> bytes:
         return bundle_pem(self._certificate_pem, self._roots) + self._extra()
@@ -83,7 +81,7 @@ class TrustFiles:
     def close(self) -> None:
         """Remove the temporary directory; again is harmless."""
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.close()
 
 
 def _write(path: Path, content: bytes) -> Path:
