@@ -142,3 +142,46 @@ def test_a_sandbox_that_is_gone_is_said_to_be(tmp_path):
         ask(find(tmp_path, "gone"), {"do": "show"})
     with pytest.raises(ControlError, match="running: none"):
         find(tmp_path, "gone")
+
+
+def test_what_killed_ones_left_is_not_listed_and_goes(tmp_path):
+    """Two of a name, so that neither is simply replaced by the next."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            child, env = stack.enter_context(running(tmp_path, "--deny-all"))
+            wait_for_sockets(tmp_path, 1)
+        wait_for_sockets(tmp_path, 2)
+        child.kill()
+        child.wait()
+        assert len(list(tmp_path.glob("sbxproxy/*.sock"))) == 2
+        assert sbxproxy("policy", "list", env=env).stdout == "run\n"
+        assert len(list(tmp_path.glob("sbxproxy/*.sock"))) == 1
+
+
+def wait_for_sockets(tmp_path, number):
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("sbxproxy/*.sock"))) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_many_of_a_name_at_once_all_get_a_socket(tmp_path):
+    """Between being bound and listening a socket looks like one whose process is gone."""
+    tmp_path.joinpath("sbxproxy").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(tmp_path / "sbxproxy" / "gone.sock"))
+    env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    children = [start("run", "--deny-all", "--", "sleep", "60", env=env) for _ in range(6)]
+    try:
+        wait_for_sockets(tmp_path, 6)
+        names = sbxproxy("policy", "list", env=env).stdout.split()
+        assert len(names) == 6
+        assert "gone" not in names
+        for name in names:
+            assert sbxproxy("policy", "show", name, env=env).stdout == '"deny-all"\n'
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.communicate(timeout=30)
+    assert list(tmp_path.glob("sbxproxy/*")) == []

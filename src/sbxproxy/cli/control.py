@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __all__ = ["ControlError", "ask", "find", "running", "runtime_directory", "serve_control"]
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -15,7 +17,8 @@ import socket
 import stat
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,11 +95,55 @@ async def serve_control(
     Raises:
         ConfigurationError: the socket can't be made.
     """
-    try:
-        listener = open_unix_listener(_path(directory, sandbox.name))
-    except ConfigurationError:
-        listener = open_unix_listener(_path(directory, f"{sandbox.name}-{os.getpid()}"))
+    with _open_directory(directory) as descriptor:
+        with trio.move_on_after(PATIENCE):
+            while not _lock(descriptor):  # noqa: ASYNC110 - others hold it for a moment
+                await trio.sleep(0.005)
+        _remove_stale(directory, descriptor)
+        try:
+            listener = open_unix_listener(_path(directory, sandbox.name))
+        except ConfigurationError:
+            listener = open_unix_listener(_path(directory, f"{sandbox.name}-{os.getpid()}"))
     await trio.serve_listeners(partial(_serve, sandbox, say), [listener], task_status=task_status)
+
+
+# A socket refuses connections between bind(2) and listen(2) as it does when its process is gone, so whoever makes or removes one
+# holds a lock (flock(2)) on the directory.
+
+
+@contextmanager
+def _open_directory(directory: Path) -> Iterator[int]:
+    """Open it for locking; closing unlocks.
+
+    Raises:
+        ConfigurationError: it can't be opened.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"control socket: can't open {directory}: {error.strerror}") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _remove_stale(directory: Path, descriptor: int) -> None:
+    """Remove the sockets of processes that are gone, if the directory can be locked."""
+    if not _lock(descriptor):
+        return
+    for path in directory.glob("*.sock"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # noqa: FBT003 - positional only
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink()
 
 
 async def _serve(sandbox: Sandbox, say: Callable[[str], None], stream: trio.SocketStream) -> None:
@@ -146,6 +193,8 @@ async def _answer(sandbox: Sandbox, say: Callable[[str], None], stream: trio.Soc
 
 def running(directory: Path) -> list[str]:
     """Return the names that ``find`` knows, in order."""
+    with _open_directory(directory) as descriptor:
+        _remove_stale(directory, descriptor)
     return sorted(path.stem for path in directory.glob("*.sock"))
 
 
@@ -177,7 +226,8 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
             while chunk := sock.recv(65536):
                 data += chunk
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            with _open_directory(path.parent) as descriptor:
+                _remove_stale(path.parent, descriptor)
             raise ControlError(f"{path.stem} is no longer running") from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror or 'no answer in time'}") from None
