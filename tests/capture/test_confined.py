@@ -13,6 +13,7 @@ import trio
 from sbxproxy.capture import CaptureUnavailable, Exited, Plan, Stopped, User, launch
 from sbxproxy.errors import ConfigurationError
 from support.captured import MODES, as_user, confine, environment
+from support.programs import takes_root, unavailable
 
 
 @pytest.fixture(params=MODES)
@@ -33,8 +34,6 @@ def here():
 
     found = trio.run(probe)
     if not found.ok:
-        from support.programs import unavailable
-
         unavailable(f"{found.step}: {found.reason}")
 
 
@@ -205,8 +204,8 @@ async def test_a_step_that_fails_names_itself(here):
         await launch(plan("true", binds={Path("/etc/hosts"): Path("/nonexistent")}))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose the user")
 async def test_root_can_run_it_as_somebody_else(here, tmp_path):
+    takes_root()
     read, write = os.pipe()
     who = plan(
         "sh",

@@ -13,7 +13,7 @@ import trio.testing
 from sbxproxy.capture import CaptureUnavailable, attach, gateway, original_destination
 from sbxproxy.errors import ClientProtocolError
 from support.captured import as_user, environment
-from support.programs import require, unavailable
+from support.programs import require, takes_root, unavailable
 
 TALK = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); s.sendall(b'x'); print(s.recv(9).decode())"
 
@@ -33,8 +33,7 @@ def made(*flags):
 
 @pytest.fixture
 def root():
-    if os.geteuid() != 0:
-        unavailable("this is not root")
+    takes_root()
 
 
 async def enter(pid, *argv):
@@ -149,9 +148,7 @@ mine.stdout.close()
 """
 
 
-async def test_who_made_it_can_capture_it_and_nobody_else():
-    if os.geteuid() != 0:
-        unavailable("this takes a namespace that another user made")
+async def test_who_made_it_can_capture_it_and_nobody_else(root):
     with made("-n") as pid:
         path = f"/proc/{pid}/root/../proc/{pid}/ns/net"
         done = await trio.run_process(

@@ -1,6 +1,7 @@
 """The probe, and what it advises."""
 
 import errno
+import sys
 
 import pytest
 import trio
@@ -27,8 +28,7 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
 async def test_a_limit_of_the_kernel_is_named_with_its_remedy():
     """In a user namespace of its own the limit can be set without touching anybody else's."""
     code = "import trio; from sbxproxy.capture import probe; print(trio.run(probe))"
-    python = as_user("root")[0]
-    argv = ["unshare", "-Ur", python, "-c", LIMITED, python, "-c", code]
+    argv = ["unshare", "-Ur", sys.executable, "-c", LIMITED, sys.executable, "-c", code]
     done = await trio.run_process(argv, env=environment(), capture_stdout=True, capture_stderr=True, check=False)
     assert b"No space left" in done.stdout, done.stderr
     assert b"max_net_namespaces" in done.stdout

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.programs import unavailable
+from support.programs import takes_root, unavailable
 
 MODES = ("root", "unprivileged")
 NOBODY = 65534
@@ -28,8 +28,7 @@ ESCAPES = Path(__file__).with_name("escapes.py")
 def as_user(mode: str) -> list[str]:
     """Return the beginning of a command line that runs Python as the user that *mode* stands for."""
     if mode == "root":
-        if os.geteuid() != 0:
-            unavailable("this is not root")
+        takes_root()
         return [sys.executable]
     if os.geteuid() != 0:
         return [sys.executable]

@@ -1,13 +1,11 @@
 """The rules: their bytes, their order, and how nft reads them."""
 
-import shutil
 import struct
 import subprocess
 
-import pytest
-
 from sbxproxy.capture.inside.nft import Ports, sandbox_rules, transaction
 from support.captured import ROOT, as_user
+from support.daemons import find_program
 
 PORTS = Ports(tcp=40001, dns=40002)
 OWN = ("192.0.0.8", "fd00::8")
@@ -74,10 +72,8 @@ print(subprocess.run([sys.argv[1], "list", "ruleset"], capture_output=True, text
 
 
 def listed(rules):
-    program = shutil.which("nft")
-    if program is None:
-        pytest.skip("nft, which reads the rules back, is not installed")
     [python] = as_user("root")
+    program = find_program("nft")
     code = LISTED.replace("CODE", rules)
     done = subprocess.run(
         ["unshare", "-n", python, "-c", code, program], capture_output=True, text=True, cwd=ROOT / "src", timeout=60
