@@ -6,16 +6,16 @@ import struct
 
 import pytest
 
-from sbxproxy.capture.inside.seccomp import FAMILIES, machine_filter
+from sbxproxy.capture.inside.seccomp import FAMILIES, group_filter, machine_filter
 
 ALLOW = "allow"
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {"x86_64": {"socket": 41, "socketpair": 53, "ioctl": 16}, "aarch64": {"socket": 198, "socketpair": 199, "ioctl": 29}}
 
 
-def run(machine, number, *arguments, architecture=None):
+def run(machine, number, *arguments, architecture=None, program=machine_filter):
     data = struct.pack("=IIQ6Q", number, architecture or ARCHITECTURES[machine], 0, *arguments, *[0] * (6 - len(arguments)))
-    program = list(struct.iter_unpack("=HBBI", machine_filter(machine)))
+    program = list(struct.iter_unpack("=HBBI", program(machine)))
     place = accumulator = 0
     while True:
         code, true, false, operand = program[place]
@@ -71,6 +71,24 @@ def test_other_calls_pass(machine):
     assert {run(machine, number) for number in range(500) if number not in used} == {ALLOW}
 
 
+GROUP = {
+    "x86_64": {"kill": 62, "setpriority": 141, "ioprio_set": 251},
+    "aarch64": {"kill": 129, "setpriority": 140, "ioprio_set": 30},
+}
+
+
+def test_a_shared_group_is_not_signalled_or_slowed_down(machine):
+    def tried(call, *arguments):
+        return run(machine, GROUP[machine][call], *arguments, program=group_filter)
+
+    assert tried("kill", 0, 9) == tried("kill", 1 << 32, 9) == "EPERM"
+    assert [tried("kill", number, 9) for number in (1, 77, 0xFFFFFFFF, 0xFFFFFFFE)] == [ALLOW] * 4
+    assert [tried("setpriority", which, 0, 19) for which in range(3)] == [ALLOW, "EPERM", ALLOW]
+    assert [tried("ioprio_set", which, 0, 0) for which in range(1, 4)] == [ALLOW, "EPERM", ALLOW]
+    assert {run(machine, number, program=group_filter) for number in set(range(500)) - set(GROUP[machine].values())} == {ALLOW}
+
+
 def test_an_unknown_machine_has_no_filter():
-    with pytest.raises(LookupError):
-        machine_filter("vax")
+    for program in (machine_filter, group_filter):
+        with pytest.raises(LookupError):
+            program("vax")

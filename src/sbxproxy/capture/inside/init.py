@@ -1,5 +1,8 @@
 """The first process of the sandbox: it starts the command, collects what ends, and passes on what the proxy says.
 
+A process group may reach out of the process namespace: ``kill(0)`` signals all members, seen or not. So the command gets one of its own,
+or, where that would take it off its neighbours in a terminal's pipeline, may not signal it.
+
 When it ends, the kernel kills everything that is left in the process namespace. Signals from inside reach it only where it has a
 handler, which is for SIGCHLD alone.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 __all__ = ["exit_code", "run_command"]
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -17,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from sbxproxy.capture.inside.control import FAILURE, Control
+from sbxproxy.capture.inside.seccomp import group_filter
 from sbxproxy.capture.inside.steps import step
 from sbxproxy.capture.inside.syscalls import install_filter
 
@@ -100,12 +105,21 @@ def _obey(message: bytes, child: int, *, foreground: bool) -> None:
         if verb == b"K":
             os.kill(child, int(rest))
         elif verb in {b"C", b"B"}:
-            if foreground:
-                if verb == b"C":
+            if os.getpgid(child) == child:
+                if foreground and verb == b"C":
                     _take_terminal(child)
                 os.killpg(child, signal.SIGCONT)
             else:
                 os.kill(child, signal.SIGCONT)
+
+
+def _has_no_terminal() -> bool:
+    """Tell whether a process group of its own costs the command nothing, since there is no terminal whose foreground it could miss."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
 
 
 def _take_terminal(group: int) -> None:
@@ -123,12 +137,18 @@ def _become(control: Control, command: Command) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_IGN if number in command.ignored else signal.SIG_DFL)
-        if command.foreground:
+        if command.foreground or _has_no_terminal():
             with step("process group"):
                 os.setpgid(0, 0)
-            _take_terminal(os.getpid())
+            group_is_shared = False
+            if command.foreground:
+                _take_terminal(os.getpid())
+        else:
+            group_is_shared = True
         with step("system call filter"):
             install_filter(command.filter)
+            if group_is_shared:
+                install_filter(group_filter(os.uname().machine))
         control.starting()
         code = _execute(command)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the proxy must hear of it

@@ -4,12 +4,13 @@
   program has no need of. So there is a list of those that are allowed, and the rest are as if the kernel had none of them.
 * io_uring opens sockets without the system call that is filtered here.
 * The terminal's TIOCSTI and TIOCLINUX type into it, and the shell outside would read that (CVE-2017-5226).
+* A process group shared with processes outside must not be signalled, or slowed down, as a whole.
 * System calls of another machine type (int 0x80, x32) have other numbers, under which all of that would pass.
 """
 
 from __future__ import annotations
 
-__all__ = ["FAMILIES", "machine_filter"]
+__all__ = ["FAMILIES", "group_filter", "machine_filter"]
 
 import errno
 import socket
@@ -25,16 +26,21 @@ class _Machine(NamedTuple):
     socket: int
     socketpair: int
     ioctl: int
+    kill: int
+    setpriority: int
+    ioprio_set: int
 
 
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, 41, 53, 16),
-    "aarch64": _Machine(0xC00000B7, 198, 199, 29),
+    "x86_64": _Machine(0xC000003E, 41, 53, 16, 62, 141, 251),
+    "aarch64": _Machine(0xC00000B7, 198, 199, 29, 129, 140, 30),
 }
 _IO_URING = (425, 426, 427)  # setup, enter, register; the same number everywhere
 _X32 = 0x40000000
 _TIOCSTI = 0x5412
 _TIOCLINUX = 0x541C
+_PRIO_PGRP = 1
+_IOPRIO_WHO_PGRP = 2
 
 _NUMBER = 0  # offsets in struct seccomp_data
 _ARCHITECTURE = 4
@@ -84,6 +90,38 @@ def machine_filter(machine: str) -> bytes:
         (_RETURN, _ERRNO | errno.EPERM, None, None),
         "foreign",
         (_RETURN, _ERRNO | errno.ENOSYS, None, None),
+    ]
+    return _assembled(lines)
+
+
+def group_filter(machine: str) -> bytes:
+    """Make what is to be installed after ``machine_filter`` where the command's process group isn't its own.
+
+    Other groups than one's own are named by numbers, and those outside have none in the process namespace.
+
+    Raises:
+        LookupError: the machine's system call numbers aren't known here.
+    """
+    numbers = _MACHINES[machine]
+    lines: list[_Line | str] = [
+        (_LOAD, _NUMBER, None, None),
+        (_EQUAL, numbers.kill, "kill", None),
+        (_EQUAL, numbers.setpriority, "setpriority", None),
+        (_EQUAL, numbers.ioprio_set, "ioprio_set", None),
+        (_RETURN, _ALLOW, None, None),
+        "kill",
+        (_LOAD, _ARGUMENTS, None, None),
+        (_EQUAL, 0, "forbidden", "allow"),
+        "setpriority",
+        (_LOAD, _ARGUMENTS, None, None),
+        (_EQUAL, _PRIO_PGRP, "forbidden", "allow"),
+        "ioprio_set",
+        (_LOAD, _ARGUMENTS, None, None),
+        (_EQUAL, _IOPRIO_WHO_PGRP, "forbidden", "allow"),
+        "allow",
+        (_RETURN, _ALLOW, None, None),
+        "forbidden",
+        (_RETURN, _ERRNO | errno.EPERM, None, None),
     ]
     return _assembled(lines)
 
