@@ -35,12 +35,6 @@ def test_a_public_name_exists_and_says_what_it_is(module, name):
                 assert inspect.getdoc(getattr(value, member)), f"{name}.{member} has no docstring"
 
 
-def test_every_home_of_a_lazy_name_is_listed():
-    lazy = {name for names in sbxproxy._HOMES.values() for name in names.split()}
-    assert lazy == set(sbxproxy.__all__) - {"__version__"}
-    assert lazy <= set(dir(sbxproxy))
-
-
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Proxi'"):
         sbxproxy.Proxi  # noqa: B018

@@ -44,7 +44,9 @@ __all__ = [
     "open_unix_listener",
 ]
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sbxproxy.lazy import face
 
 __version__ = "0.1.0"
 
@@ -80,36 +82,22 @@ if TYPE_CHECKING:
     from sbxproxy.settings import Limits, Settings
     from sbxproxy.stages import Pipeline
 
-_HOMES = {
-    "errors": (
-        "ClientError ClientProtocolError ConfigurationError LimitError PolicyError PolicyProblem SbxproxyError SecretError "
-        "StageError UpstreamError"
-    ),
-    "events": "DnsAnswered Event FlowClosed FlowOpened JsonLines PolicyChanged Problem RequestDone",
-    "flow": "Flow",
-    "fronts": "ListenerAuth",
-    "net": "open_unix_listener",
-    "policy": "Policy",
-    "proxy": "Proxy",
-    "sandbox": "Sandbox",
-    "secrets": "CallableSource CommandSource EnvironmentSource FileSource Secret SecretSource Secrets",
-    "settings": "Limits Settings",
-    "stages": "Pipeline",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `sbxproxy version` needs neither Trio nor OpenSSL."""
-    from importlib import import_module  # noqa: PLC0415
-
-    for module, names in _HOMES.items():
-        if name in names.split():
-            value = getattr(import_module(f"sbxproxy.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'sbxproxy' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+face(
+    __name__,
+    {
+        "errors": (
+            "ClientError ClientProtocolError ConfigurationError LimitError PolicyError PolicyProblem SbxproxyError SecretError "
+            "StageError UpstreamError"
+        ),
+        "events": "DnsAnswered Event FlowClosed FlowOpened JsonLines PolicyChanged Problem RequestDone",
+        "flow": "Flow",
+        "fronts": "ListenerAuth",
+        "net": "open_unix_listener",
+        "policy": "Policy",
+        "proxy": "Proxy",
+        "sandbox": "Sandbox",
+        "secrets": "CallableSource CommandSource EnvironmentSource FileSource Secret SecretSource Secrets",
+        "settings": "Limits Settings",
+        "stages": "Pipeline",
+    },
+)

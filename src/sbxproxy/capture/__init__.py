@@ -25,7 +25,9 @@ __all__ = [
     "probe",
 ]
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sbxproxy.lazy import face
 
 if TYPE_CHECKING:
     from sbxproxy.capture.captured import Captured
@@ -35,28 +37,14 @@ if TYPE_CHECKING:
     from sbxproxy.capture.probing import Probe, probe
     from sbxproxy.capture.unavailable import CaptureUnavailable
 
-_HOMES = {
-    "captured": "Captured",
-    "confined": "Confined Exited Plan Stopped User launch",
-    "namespace": "attach gateway",
-    "original": "original_destination",
-    "probing": "Probe probe",
-    "unavailable": "CaptureUnavailable",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    from importlib import import_module  # noqa: PLC0415
-
-    for module, names in _HOMES.items():
-        if name in names.split():
-            value = getattr(import_module(f"sbxproxy.capture.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'sbxproxy.capture' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+face(
+    __name__,
+    {
+        "captured": "Captured",
+        "confined": "Confined Exited Plan Stopped User launch",
+        "namespace": "attach gateway",
+        "original": "original_destination",
+        "probing": "Probe probe",
+        "unavailable": "CaptureUnavailable",
+    },
+)

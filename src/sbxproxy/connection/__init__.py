@@ -8,5 +8,18 @@ from __future__ import annotations
 
 __all__ = ["Context", "Dialer", "narrow", "serve_flow"]
 
-from sbxproxy.connection.context import Context, Dialer
-from sbxproxy.connection.story import narrow, serve_flow
+from typing import TYPE_CHECKING
+
+from sbxproxy.lazy import face
+
+if TYPE_CHECKING:
+    from sbxproxy.connection.context import Context, Dialer
+    from sbxproxy.connection.story import narrow, serve_flow
+
+face(
+    __name__,
+    {
+        "context": "Context Dialer",
+        "story": "narrow serve_flow",
+    },
+)

@@ -13,7 +13,22 @@ __all__ = [
     "trust_environment",
 ]
 
-from sbxproxy.tls.authority import Authority
-from sbxproxy.tls.stream import TlsStream
-from sbxproxy.tls.trust import LOOPBACK, bundle_pem, proxy_environment, system_roots, trust_environment
-from sbxproxy.tls.upstream import UpstreamTls
+from typing import TYPE_CHECKING
+
+from sbxproxy.lazy import face
+
+if TYPE_CHECKING:
+    from sbxproxy.tls.authority import Authority
+    from sbxproxy.tls.stream import TlsStream
+    from sbxproxy.tls.trust import LOOPBACK, bundle_pem, proxy_environment, system_roots, trust_environment
+    from sbxproxy.tls.upstream import UpstreamTls
+
+face(
+    __name__,
+    {
+        "authority": "Authority",
+        "stream": "TlsStream",
+        "trust": "LOOPBACK bundle_pem proxy_environment system_roots trust_environment",
+        "upstream": "UpstreamTls",
+    },
+)
