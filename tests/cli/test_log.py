@@ -1,6 +1,7 @@
 """What a person sees of events."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -111,3 +112,15 @@ def test_a_dns_query_is_a_line_if_it_was_denied_or_failed():
     allowed = replace(denied, rcode="NOERROR", decision="allow", reason="domain-allowed", rule="*.example")
     assert shown(allowed) == ""
     assert shown(allowed, verbosity=1).split() == ["✓", "evil.example", "A", "NOERROR", "*.example"]
+
+
+def test_a_terminal_that_has_colours_gets_them_and_one_that_does_not_want_them_gets_none(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    plain = shown(DENIED)
+    monkeypatch.delenv("NO_COLOR")
+    coloured = shown(DENIED)
+    assert coloured.startswith("\x1b[1;31m✗ denied \x1b[0mbad.example\x1b[31m  domain-not-allowed\x1b[0m")
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    stream = io.StringIO()  # no terminal
+    Log(verbosity=0, stream=stream).say("hello", "bold red")
+    assert stream.getvalue() == "sbxproxy: hello\n"

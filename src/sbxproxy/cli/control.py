@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
-from sbxproxy.net import open_unix_listener
-from sbxproxy.policy import Policy, lint
+from sbxproxy.net.listen import open_unix_listener
+from sbxproxy.policy.model import Policy
 
 if TYPE_CHECKING:
     from sbxproxy.sandbox import Sandbox
@@ -172,6 +172,8 @@ async def _answer(sandbox: Sandbox, say: Callable[[str], None], stream: trio.Soc
             case {"do": "show"}:
                 return {"mode": sandbox.policy.mode.value, "policy": sandbox.policy.document(), "flows": len(sandbox.flows)}
             case {"do": "lint"}:
+                from sbxproxy.policy.lint import lint  # few ask for it
+
                 return {"findings": [finding.as_dict() for finding in lint(sandbox.policy)]}
             case {"do": "set", "policy": str(text)}:
                 policy = await trio.to_thread.run_sync(Policy.from_json, text)

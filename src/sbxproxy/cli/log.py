@@ -4,15 +4,13 @@ from __future__ import annotations
 
 __all__ = ["Log"]
 
+import os
 import sys
 import time
-from typing import IO
-
-from rich.console import Console
-from rich.text import Text
+from typing import IO, ClassVar, Self
 
 from sbxproxy.events import DnsAnswered, Event, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone
-from sbxproxy.policy import Reason
+from sbxproxy.policy.decision import Reason
 
 BURST = 20
 """Lines a second at most; a program that is denied ten thousand times a second gets a count instead."""
@@ -27,8 +25,9 @@ class Log:
     def __init__(self, *, verbosity: int, stream: IO[str] | None = None) -> None:
         """Write to *stream*, by default standard error; *verbosity* is -1 (nothing), 0 (denials, problems) or 1 (all)."""
         self._stream = stream or sys.stderr
-        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
-        self._json = None if self._stream.isatty() else JsonLines(self._stream)
+        terminal = self._stream.isatty()
+        self._coloured = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+        self._json = None if terminal else JsonLines(self._stream)
         self._verbosity = verbosity
         self._second = 0.0
         self._shown = 0
@@ -50,12 +49,12 @@ class Log:
         if self._json is not None:
             self._json(event)
         else:
-            self._console.print(_line(event))
+            self._print(_line(event))
 
     def say(self, text: str, style: str = "") -> None:
         """Write a line of our own."""
         if self._verbosity >= 0:
-            self._console.print(Text(f"sbxproxy: {text}", style=style))
+            self._print(_Line().append(f"sbxproxy: {text}", style))
 
     def close(self) -> None:
         """Tell what was held back."""
@@ -64,6 +63,9 @@ class Log:
             self._held = 0
         if self._json is not None:
             self._json.close()
+
+    def _print(self, line: _Line) -> None:
+        print(line.text(coloured=self._coloured), file=self._stream, flush=True)
 
     def _wanted(self, event: Event) -> bool:
         match event:
@@ -84,13 +86,29 @@ class Log:
                 return True
 
 
+class _Line:
+    """Text in colours, without Rich, whose import the command would have to wait for."""
+
+    _CODES: ClassVar = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, str]] = []
+
+    def append(self, text: str, style: str = "") -> Self:
+        self._parts.append((text, ";".join(self._CODES[word] for word in style.split())))
+        return self
+
+    def text(self, *, coloured: bool) -> str:
+        return "".join(f"\x1b[{codes}m{text}\x1b[0m" if codes and coloured else text for text, codes in self._parts)
+
+
 def _clean(text: str) -> str:
     """Make control characters visible: a path must not paint the terminal."""
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
 
 
-def _line(event: Event) -> Text:
-    line = Text()
+def _line(event: Event) -> _Line:
+    line = _Line()
     match event:
         case FlowClosed() if event.decision in {"deny", "error"}:
             word = "denied" if event.decision == "deny" else "failed"

@@ -6,12 +6,12 @@ __all__ = ["Session", "run_trio"]
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -21,9 +21,11 @@ from sbxproxy.cli.log import Log
 from sbxproxy.cli.options import Configuration
 from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
 from sbxproxy.events import JsonLines, Observer
-from sbxproxy.plugins import load
 from sbxproxy.proxy import Proxy
 from sbxproxy.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from sbxproxy.stages.pipeline import Pipeline
 
 POLL = 0.5
 """Seconds between two looks at the policy file."""
@@ -58,7 +60,7 @@ class Session:
         if events is not None:
             lines = JsonLines(events)
             observers.append(lines)
-        proxy = Proxy(configuration.settings, pipeline=load(configuration.plugins), observers=observers)
+        proxy = Proxy(configuration.settings, pipeline=_pipeline(configuration.plugins), observers=observers)
         seen = _state(configuration.source.path)  # before it is read, so that no change in between is missed
         sandbox = proxy.create_sandbox(name, policy=configuration.source.read(), secrets=configuration.secrets)
         for source_name in sandbox.policy.secrets:
@@ -125,6 +127,15 @@ async def configuration_secret(configuration: Configuration, name: str) -> None:
     from sbxproxy.secrets import Secrets
 
     await Secrets(configuration.secrets).get(name)
+
+
+def _pipeline(plugins: Sequence[str]) -> Pipeline | None:
+    """Load the plugins that are named. Only then is it asked what is installed, which takes a while."""
+    if not plugins:
+        return None
+    from sbxproxy.plugins import load
+
+    return load(plugins)
 
 
 def _open_events(where: str | None) -> IO[str] | None:
