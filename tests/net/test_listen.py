@@ -295,7 +295,9 @@ async def test_x1_a_flood_of_connections_is_survived(slots):
             client.close()
         after, free_after = await trio.to_thread.run_sync(ask)
         assert float(after) - float(cpu) < 0.3, "it span"
-        assert free == free_after
+        with trio.fail_after(20):
+            while free != free_after:
+                _, free_after = await trio.to_thread.run_sync(ask)
         _, errors = server.communicate("")
     assert server.returncode == 0
     assert errors.count("Too many open files") == (1 if slots else 0)

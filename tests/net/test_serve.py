@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from sbxproxy.net.listen import Slots
+from sbxproxy.net.listen import RUN, Slots
 from sbxproxy.net.serve import serve_bounded
 from support.tcp import Opaque, open_descriptors
 
@@ -127,5 +127,5 @@ async def test_a_crowd_at_the_door_does_not_keep_others_from_their_turn():
                 while len(seen) < 50:
                     await trio.lowlevel.checkpoint()
                     most, before = max(most, len(seen) - before), len(seen)
-            assert most <= 4
+            assert most <= 2 * RUN  # a run in the turn before ours, and one in that after it
             flows.cancel_scope.cancel()

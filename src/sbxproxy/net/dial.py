@@ -18,6 +18,7 @@ import trio
 
 from sbxproxy.address import IPAddress, parse_address, unmapped
 from sbxproxy.errors import LimitError, UpstreamConnectError
+from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import enable_keepalive
 
 STAGGER = 0.25
@@ -57,7 +58,7 @@ async def dial(
     connect: float,
     total: float,
     stagger: float = STAGGER,
-) -> tuple[trio.SocketStream, IPAddress]:
+) -> tuple[BareStream, IPAddress]:
     """Connect by TCP to one of *addresses* and return the stream, which the caller owns, and the address.
 
     Several addresses race as in RFC 8305: families alternate beginning with the first address's, each starts
@@ -100,8 +101,8 @@ def _interleaved(addresses: Sequence[IPAddress]) -> list[IPAddress]:
 
 async def _race(
     addresses: Sequence[IPAddress], port: int, *, connect: float, total: float, stagger: float
-) -> tuple[trio.SocketStream, IPAddress]:
-    winner: tuple[trio.SocketStream, IPAddress] | None = None
+) -> tuple[BareStream, IPAddress]:
+    winner: tuple[BareStream, IPAddress] | None = None
     errors: list[OSError] = []
     slots = trio.Semaphore(MOST_AT_ONCE)
 
@@ -118,7 +119,7 @@ async def _race(
             winner = stream, address
             nursery.cancel_scope.cancel(reason="another address has connected")
         else:
-            stream.socket.close()
+            stream.close()
 
     try:
         async with trio.open_nursery() as nursery:
@@ -132,7 +133,7 @@ async def _race(
     except BaseException:
         # Cancelled from outside in the moment of success.
         if winner is not None:
-            winner[0].socket.close()
+            winner[0].close()
         raise
     if winner is not None:
         return winner
@@ -141,7 +142,7 @@ async def _race(
     raise _failure(errors)
 
 
-async def _attempt(address: IPAddress, port: int, limit: float) -> trio.SocketStream:
+async def _attempt(address: IPAddress, port: int, limit: float) -> BareStream:
     """Connect to one address.
 
     Raises:
@@ -170,7 +171,8 @@ async def _attempt(address: IPAddress, port: int, limit: float) -> trio.SocketSt
             _check(code)
         _check_peer(sock, address, port)
         enable_keepalive(sock)
-        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))  # sets TCP_NODELAY
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return BareStream(sock)
     except BaseException:
         sock.close()
         raise

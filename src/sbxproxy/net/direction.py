@@ -28,6 +28,7 @@ from typing import NoReturn
 import trio
 
 from sbxproxy.net.pipes import Pipe, PipePool, pipe_pool
+from sbxproxy.net.sockets import AnySocket
 
 CHUNK = 64 * 1024
 """Bytes read at once, and so the most that one direction holds in memory."""
@@ -83,8 +84,8 @@ class Direction:
 
     def __init__(
         self,
-        source: trio.socket.SocketType,
-        sink: trio.socket.SocketType,
+        source: AnySocket,
+        sink: AnySocket,
         *,
         pending: bytes,
         moved: Callable[[int], None],

@@ -30,6 +30,7 @@ import trio
 from sbxproxy.net.direction import CHUNK, SPLICE_PER_TURN, Broken
 from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.pipes import PipePool, pipe_pool
+from sbxproxy.net.sockets import AnySocket
 from sbxproxy.net.tunnel import Lane, State, Tunnel
 
 CAN_RUN = hasattr(select, "epoll")
@@ -116,8 +117,8 @@ class Engine:
 
     async def relay(
         self,
-        client: trio.socket.SocketType,
-        upstream: trio.socket.SocketType,
+        client: AnySocket,
+        upstream: AnySocket,
         *,
         idle: float | None,
         count: Counts,

@@ -12,18 +12,18 @@ __all__ = ["BoundedListener", "Slots", "UnixListener", "describe", "local_endpoi
 import errno
 import logging
 import os
-import select
 import socket
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.errors import ConfigurationError, LimitError
+from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import drop, enable_keepalive
 
 _log = logging.getLogger("sbxproxy.listen")
@@ -33,6 +33,18 @@ BACKLOG = 1024
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of ``accept`` that leave the connection in the backlog, so that trying again at once would spin."""
+
+GONE = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED", "EPERM", "EPROTO", "ENOPROTOOPT", "ENETDOWN", "ENONET", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH"
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+"""Errors of ``accept`` that are the new connection's own, which is gone with them (accept(2))."""
+
+RUN = 8
+"""Connections accepted in a row before others get a turn."""
 
 PAUSE = 0.1
 """Seconds before ``accept`` is tried again after that."""
@@ -120,50 +132,61 @@ class Slots:
         return handle
 
 
-class BoundedListener(trio.abc.Listener[_Stream], Generic[_Stream]):
+class BoundedListener(trio.abc.Listener[trio.abc.Stream]):
     """*inner*, accepting only while a slot is free; serve it with ``slots.bound(handler)``.
 
-    Each stream returned by ``accept`` holds one slot. This object owns *inner* and closes it.
+    Each stream returned by ``accept`` holds one slot; it is a ``BareStream`` where *inner* listens on a socket. This
+    object owns *inner* and closes it.
 
     Attributes:
         inner: the listener below.
         slots: the bound.
     """
 
-    __slots__ = ("_news", "_socket", "_warn_again", "inner", "slots")
+    __slots__ = ("_run", "_socket", "_warn_again", "inner", "slots")
 
-    def __init__(self, inner: trio.abc.Listener[_Stream], slots: Slots) -> None:
-        """Wrap *inner*; the sockets that it accepts are probed by keepalive where they are TCP."""
+    def __init__(self, inner: trio.abc.Listener[Any], slots: Slots) -> None:
+        """Wrap *inner*; the sockets that it accepts are probed by keepalive and don't delay where they are TCP."""
         self.inner = inner
         self.slots = slots
+        self._run = 0
         self._warn_again = 0.0
-        self._socket = _listening_socket(inner)
-        self._news = select.poll()
-        if self._socket is not None:
-            enable_keepalive(self._socket)
-            if self._socket.fileno() >= 0:
-                self._news.register(self._socket.fileno(), select.POLLIN)
+        self._socket: socket.socket | None = None
+        below = _listening_socket(inner)
+        if below is not None and below.fileno() >= 0:
+            enable_keepalive(below)
+            if below.family != socket.AF_UNIX:
+                below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+            self._socket = _Borrowed(below.family, below.type, below.proto, fileno=below.fileno())
 
-    async def accept(self) -> _Stream:
+    async def accept(self) -> trio.abc.Stream:
         """Wait for a connection and for a slot.
 
-        Running out of descriptors or memory does not raise: it is logged once a minute and tried again.
+        Running out of descriptors or memory does not raise: it is logged once a minute and tried again. Nor does a
+        connection that is gone before it is accepted.
 
         Raises:
             trio.ClosedResourceError: the listener was closed.
             OSError: from the inner listener, anything else.
         """
         while True:
-            if self._socket is not None:
-                await self._wait_for_connection(self._socket)
+            self._run += 1
+            if self._run > RUN:
+                self._run = 0
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            await self._take_slot()
             try:
-                self.slots.acquire_nowait()  # there is a turn for others in waiting, and in accepting
-            except LimitError:
-                await self.slots.acquire()
-            try:
-                return await self.inner.accept()
+                return await self.inner.accept() if self._socket is None else self._accept(self._socket)
+            except BlockingIOError:
+                self.slots.release()
+                await self._wait_for_connection()
+                continue
             except OSError as error:
                 self.slots.release()
+                if error.errno in GONE:
+                    continue
                 if error.errno not in EXHAUSTED:
                     raise
                 self._warn(error)
@@ -172,12 +195,33 @@ class BoundedListener(trio.abc.Listener[_Stream], Generic[_Stream]):
                 raise
             await trio.sleep(PAUSE)
 
-    async def _wait_for_connection(self, sock: trio.socket.SocketType) -> None:
-        if sock.fileno() < 0:
+    async def _take_slot(self) -> None:
+        """Take a slot, but wait for one only once there is a connection that needs it."""
+        try:
+            self.slots.acquire_nowait()
+        except LimitError:
+            if self._socket is not None:
+                await self._wait_for_connection()
+            await self.slots.acquire()
+
+    def _accept(self, sock: socket.socket) -> BareStream:
+        if self._is_closed():
             raise trio.ClosedResourceError("this listener was closed")
-        # Where many come at once, the next one is there already; asking costs a tenth of waiting for what is there.
-        if not self._news.poll(0):
-            await trio.lowlevel.wait_readable(sock)
+        accepted, _ = sock.accept()
+        accepted.setblocking(False)  # noqa: FBT003 - positional only
+        return BareStream(accepted)
+
+    def _is_closed(self) -> bool:
+        """Tell whether the listener below was closed: the number may be another's by now."""
+        below = _listening_socket(self.inner)
+        return below is None or below.fileno() < 0
+
+    async def _wait_for_connection(self) -> None:
+        self._run = 0
+        below = _listening_socket(self.inner)
+        if below is None or below.fileno() < 0:
+            raise trio.ClosedResourceError("this listener was closed")
+        await trio.lowlevel.wait_readable(below)
 
     def _warn(self, error: OSError) -> None:
         now = trio.current_time()
@@ -187,7 +231,15 @@ class BoundedListener(trio.abc.Listener[_Stream], Generic[_Stream]):
 
     async def aclose(self) -> None:
         """Close the inner listener; slots of accepted streams stay taken."""
+        self._socket = None
         await self.inner.aclose()
+
+
+class _Borrowed(socket.socket):
+    """A socket object over a descriptor that another object owns; nothing is closed with it."""
+
+    def __del__(self) -> None:
+        self.detach()
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):

@@ -7,7 +7,7 @@ the truth for a peeked stream as for any other; ``peekable`` picks the right cla
 
 from __future__ import annotations
 
-__all__ = ["HalfCloseablePeekedStream", "PeekedStream", "bare_socket", "peekable"]
+__all__ = ["RECEIVE_SIZE", "HalfCloseablePeekedStream", "PeekedStream", "peekable"]
 
 import errno
 import os
@@ -136,14 +136,6 @@ async def _read(sock: trio.socket.SocketType, max_bytes: int) -> bytes:
             if len(chunk) == max_bytes:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             return chunk
-
-
-def bare_socket(stream: trio.abc.AsyncResource) -> trio.socket.SocketType | None:
-    """Return the socket of *stream* if nothing but peeking is in between; subclasses might transform."""
-    while type(stream) in {PeekedStream, HalfCloseablePeekedStream}:
-        assert isinstance(stream, PeekedStream)
-        stream = stream.inner
-    return stream.socket if type(stream) is trio.SocketStream else None
 
 
 def peekable(stream: trio.abc.Stream) -> PeekedStream:

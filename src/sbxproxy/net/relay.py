@@ -17,10 +17,12 @@ from functools import partial
 
 import trio
 
+from sbxproxy.net.bare import BareStream
 from sbxproxy.net.direction import CHUNK, Broken, Direction
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.outcome import Counts, Ended
-from sbxproxy.net.peek import PeekedStream, bare_socket
+from sbxproxy.net.peek import PeekedStream
+from sbxproxy.net.sockets import AnySocket, bare_socket
 
 _Copy = Callable[[], Awaitable[None]]
 
@@ -108,8 +110,8 @@ async def relay(
 class _Sockets:
     """Both ends' sockets, and what was read from them before."""
 
-    client: trio.socket.SocketType
-    upstream: trio.socket.SocketType
+    client: AnySocket
+    upstream: AnySocket
     up: bytes
     down: bytes
 
@@ -168,6 +170,8 @@ def _take_peeked(stream: trio.abc.Stream) -> bytes:
     taken = b""
     while isinstance(stream, PeekedStream):
         taken += stream.consume(len(stream.peeked))
+        if isinstance(stream, BareStream):
+            break
         stream = stream.inner
     return taken
 

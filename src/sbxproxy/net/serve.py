@@ -9,18 +9,16 @@ from __future__ import annotations
 __all__ = ["serve_bounded"]
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import trio
 
 from sbxproxy.net.listen import BoundedListener, Slots
 
-_Stream = TypeVar("_Stream", bound=trio.abc.AsyncResource)
-
 
 async def serve_bounded(
-    handler: Callable[[_Stream], Awaitable[object]],
-    listeners: Sequence[trio.abc.Listener[_Stream]],
+    handler: Callable[[trio.abc.Stream], Awaitable[object]],
+    listeners: Sequence[trio.abc.Listener[Any]],
     slots: Slots,
     *,
     flows: trio.Nursery,
@@ -43,7 +41,7 @@ async def serve_bounded(
     """
     handle = slots.bound(handler)
 
-    async def accept(listener: BoundedListener[_Stream]) -> None:
+    async def accept(listener: BoundedListener) -> None:
         async with listener:
             while True:
                 stream = await listener.accept()

@@ -6,7 +6,7 @@ relay failed a truncated answer would pass for a whole one. A reset can't be tak
 
 from __future__ import annotations
 
-__all__ = ["abort", "close_now", "drop", "enable_keepalive", "socket_below"]
+__all__ = ["AnySocket", "abort", "bare_socket", "close_now", "drop", "enable_keepalive", "socket_below"]
 
 import socket
 import struct
@@ -15,7 +15,8 @@ from typing import Protocol
 
 import trio
 
-from sbxproxy.net.peek import bare_socket
+from sbxproxy.net.bare import BareStream
+from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream
 
 _BELOW = ("inner", "transport", "transport_stream")
 """Attributes under which wrappers keep what they wrap: ours, our TLS stream's, Trio's TLS stream's."""
@@ -36,10 +37,26 @@ class _Options(Protocol):
     def setsockopt(self, level: int, optname: int, value: int, /) -> None: ...
 
 
-def socket_below(stream: object) -> trio.socket.SocketType | None:
+AnySocket = socket.socket | trio.socket.SocketType
+"""A stream's socket: ours are the standard library's, an embedder's may be Trio's."""
+
+
+def bare_socket(stream: trio.abc.AsyncResource) -> AnySocket | None:
+    """Return the socket of *stream* if nothing but peeking is in between; subclasses might transform."""
+    kind = type(stream)
+    if kind is BareStream:
+        assert isinstance(stream, BareStream)
+        return stream.socket
+    while type(stream) in {PeekedStream, HalfCloseablePeekedStream}:
+        assert isinstance(stream, PeekedStream)
+        stream = stream.inner
+    return stream.socket if type(stream) is trio.SocketStream else None
+
+
+def socket_below(stream: object) -> AnySocket | None:
     """Return the socket that carries *stream*, going down through its wrappers; ``None`` if there is none."""
     seen = 0
-    while not isinstance(stream, trio.SocketStream):
+    while not isinstance(stream, BareStream | trio.SocketStream):
         stream = next((below for name in _BELOW if (below := getattr(stream, name, None)) is not None), None)
         seen += 1
         if stream is None or seen > 16:  # a wrapper may name itself
@@ -53,6 +70,9 @@ def close_now(stream: trio.abc.AsyncResource) -> bool:
     A socket's ``aclose`` does no more but for the turn it gives to others; forced, within scopes that shield and cancel,
     that turn costs more than all the system calls of a connection. Again is harmless.
     """
+    if isinstance(stream, BareStream):
+        stream.close()
+        return True
     sock = bare_socket(stream)
     if sock is None:
         return False

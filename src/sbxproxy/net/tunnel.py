@@ -31,6 +31,7 @@ from sbxproxy.net import direction
 from sbxproxy.net.direction import CHUNK, CHUNKS_PER_TURN, SPLICE_FLAGS, SPLICE_PER_TURN, Broken
 from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.pipes import Pipe, PipePool
+from sbxproxy.net.sockets import AnySocket
 
 _TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 
@@ -70,8 +71,8 @@ class Tunnel:
 
     def __init__(
         self,
-        client: trio.socket.SocketType,
-        upstream: trio.socket.SocketType,
+        client: AnySocket,
+        upstream: AnySocket,
         *,
         idle: float,
         count: Counts,
@@ -115,9 +116,7 @@ class Lane:
 
     __slots__ = ("_pending", "_pipe", "_pipes", "_splice_at", "_splices", "_took", "careful", "sink", "source", "state", "tunnel")
 
-    def __init__(
-        self, tunnel: Tunnel, source: trio.socket.SocketType, sink: trio.socket.SocketType, pending: bytes, pipes: PipePool
-    ) -> None:
+    def __init__(self, tunnel: Tunnel, source: AnySocket, sink: AnySocket, pending: bytes, pipes: PipePool) -> None:
         """Set it up; *pending* goes first."""
         self.tunnel = tunnel
         self.source = source
