@@ -12,7 +12,8 @@ from trio.abc import Stream
 from sbxproxy.errors import ClientProtocolError
 from sbxproxy.flow import Flow
 from sbxproxy.hostname import Hostname
-from sbxproxy.tls import Authority, TlsStream, UpstreamTls
+from sbxproxy.tls.authority import Authority
+from sbxproxy.tls.upstream import UpstreamTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class TlsTerminator:
         if name is None:
             await trio.aclose_forcefully(client)
             raise ClientProtocolError("no-sni", "a connection without server name can't be terminated")
+        from sbxproxy.tls.stream import TlsStream  # noqa: PLC0415 - OpenSSL, which a sandbox without inspected connections never needs
+
         stream = TlsStream(client, self.authority.server_context(name), server_side=True)
         try:
             await stream.do_handshake()

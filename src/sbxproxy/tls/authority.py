@@ -1,10 +1,7 @@
 """A sandbox's own certificate authority: made in memory, dies with the process.
 
-The one surprising thing: a server context refuses every handshake but the expected one. It knows the name it
-was minted for, and when OpenSSL sees any other (or none, or another one in the second ClientHello after a
-HelloRetryRequest) the connection is moved to a context without a certificate, which cannot complete a
-handshake by any path. Sessions are never resumed, since in TLS 1.3 a resumed session needs no certificate and
-may name another server.
+OpenSSL is imported when the first certificate is minted: a program waits for its sandbox's trust files, and until it connects to a host
+with rules they are all that it needs. How such a certificate is served is told in ``serving``.
 """
 
 from __future__ import annotations
@@ -16,16 +13,18 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL
 
-from sbxproxy.hostname import Hostname, canonical_hostname
+from sbxproxy.hostname import Hostname
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
 
 _LIFETIME = timedelta(days=30)
 """A sandbox's trust files are read once by each program in it, so this is how long a program may run; the key
@@ -38,15 +37,6 @@ _RENEW_AUTHORITY = timedelta(days=2)  # before its end, so that leaves are alway
 
 _COMMON_NAME_MAX = 64  # RFC 5280, appendix A.1: ub-common-name
 _TAG_BYTES = 4  # tells the authorities of equally named sandboxes apart in one trust store
-
-_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-"""TLS 1.2 only; forward secret and authenticated. All of TLS 1.3's are."""
-
-HTTP_1_1 = b"http/1.1"
-
-
-class _NoCommonProtocol(SSL.Error):
-    """The client offers application protocols and none that is spoken here; OpenSSL sends alert 120."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +63,6 @@ class Authority:
         "_leaf_key",
         "_leaves",
         "_leaves_max",
-        "_refusal",
         "_subject",
     )
 
@@ -95,7 +84,6 @@ class Authority:
         self._leaf_extensions = _leaf_extensions(self._leaf_key.public_key(), self._key.public_key())
         self._leaves: dict[Hostname, _Leaf] = {}  # in the order of last use
         self._leaves_max = leaves
-        self._refusal = _bare_context()
 
     def __repr__(self) -> str:
         return f"<Authority {self._subject.rfc4514_string()!r}, {len(self._leaves)} leaves>"
@@ -147,12 +135,9 @@ class Authority:
         )
         for extension, critical in self._leaf_extensions:
             builder = builder.add_extension(extension, critical=critical)
-        context = _bare_context()
-        context.use_certificate(builder.sign(self._key, hashes.SHA256()))
+        from sbxproxy.tls.serving import server_context  # noqa: PLC0415 - OpenSSL, see above
 
-        context.use_privatekey(self._leaf_key)
-        context.set_tlsext_servername_callback(_expect(name, self._refusal))
-        context.set_alpn_select_callback(_select_protocol)
+        context = server_context(name, builder.sign(self._key, hashes.SHA256()), self._leaf_key)
         return _Leaf(context, not_before, not_after - _RENEW_LEAF)
 
     def _issue_own(self) -> x509.Certificate:
@@ -213,40 +198,3 @@ def _leaf_extensions(leaf: ec.EllipticCurvePublicKey, issuer: ec.EllipticCurvePu
         (x509.SubjectKeyIdentifier.from_public_key(leaf), False),
         (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), False),
     ]
-
-
-def _bare_context() -> SSL.Context:
-    """Make a server context without certificate: by itself it can only refuse."""
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_cipher_list(_CIPHERS)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 32 KiB less on a connection that waits
-    return context
-
-
-def _expect(name: Hostname, refusal: SSL.Context) -> Callable[[SSL.Connection], None]:
-    """Make a callback that lets only *name* pass.
-
-    It must not raise: pyOpenSSL would refuse the handshake too, but print a traceback that the client can
-    trigger at will.
-    """
-
-    def check(connection: SSL.Connection) -> None:
-        raw = connection.get_servername()
-        if raw is None or canonical_hostname(raw) != name:
-            connection.set_context(refusal)
-
-    return check
-
-
-def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
-    """Choose ``http/1.1``. Called only if the client offers anything.
-
-    Raises:
-        _NoCommonProtocol: it isn't offered. (``NO_OVERLAPPING_PROTOCOLS`` would go on without any.)
-    """
-    if HTTP_1_1 in offered:
-        return HTTP_1_1
-    raise _NoCommonProtocol

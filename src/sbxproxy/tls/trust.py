@@ -35,11 +35,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import certifi
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.utils import CryptographyDeprecationWarning
-
 from sbxproxy.errors import ConfigurationError
 
 _BUNDLES = (
@@ -101,6 +96,8 @@ def system_roots() -> Path:
                 return bundle
         except OSError:  # absent or out of reach: the next one
             continue
+    import certifi  # noqa: PLC0415 - few systems need it
+
     return Path(certifi.where())
 
 
@@ -136,6 +133,10 @@ def java_truststore(pem: bytes) -> bytes:
     Raises:
         ConfigurationError: *pem* holds something that is no certificate.
     """
+    from cryptography import x509  # noqa: PLC0415 - few systems have Java
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.utils import CryptographyDeprecationWarning  # noqa: PLC0415
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # a system's roots are as they are
