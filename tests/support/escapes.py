@@ -14,7 +14,7 @@ import sys
 import time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-NEWNS, NEWUSER, NEWPID, NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
+NEWNS, NEWCGROUP, NEWUSER, NEWPID, NEWNET = 0x20000, 0x02000000, 0x10000000, 0x20000000, 0x40000000
 ATTEMPTS = {}
 
 
@@ -54,12 +54,16 @@ def in_child(function):
     return text or f"signal {os.WTERMSIG(status)}"
 
 
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def userns(more=0):
     user, group = os.geteuid(), os.getegid()
     call("unshare", NEWUSER | more)
-    open("/proc/self/setgroups", "w").write("deny")
-    open("/proc/self/uid_map", "w").write(f"{user} {user} 1")
-    open("/proc/self/gid_map", "w").write(f"{group} {group} 1")
+    for name, text in ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"):
+        write(f"/proc/self/{name}", text)
 
 
 for family, number in {
@@ -426,6 +430,72 @@ def uevent_helper():
         return "EROFS"
     open("/sys/kernel/uevent_helper", "w")
     return "writable"
+
+
+@attempt
+def control_groups():
+    """The files there stop and kill whatever is in a group."""
+    for directory, _, names in os.walk("/sys/fs/cgroup"):
+        for name in {"cgroup.procs", "cgroup.kill", "cgroup.freeze", "tasks"} & set(names):
+            try:
+                os.close(os.open(f"{directory}/{name}", os.O_WRONLY))
+            except OSError as error:
+                if error.errno not in {errno.EROFS, errno.EACCES, errno.ENOENT}:
+                    raise
+            else:
+                return f"{directory}/{name} can be written"
+    return "none"
+
+
+def control_groups_afresh(*, mapped):
+    def go():
+        if mapped:
+            userns()
+        else:
+            call("unshare", NEWUSER)
+        call("unshare", NEWNS | NEWCGROUP)
+        for kind in b"cgroup2", b"cgroup":
+            call("mount", b"none", b"/sys/fs/cgroup", kind, ctypes.c_ulong(0), b"freezer" if kind == b"cgroup" else None)
+            os.close(os.open("/sys/fs/cgroup/cgroup.procs", os.O_WRONLY))
+        return "writable"
+
+    return in_child(go)
+
+
+ATTEMPTS |= {
+    "control_groups_afresh": lambda: control_groups_afresh(mapped=True),
+    "control_groups_afresh_by_nobody": lambda: control_groups_afresh(mapped=False),
+}
+
+
+@attempt
+def file_capabilities_for_others():
+    """A file's capabilities count outside too, for whoever executes it."""
+    data = struct.pack("<5I", 0x02000001, 0xFFFFFFFF, 0, 0xFFFFFFFF, 0)
+    os.setxattr(os.environ["SCRATCH"] + "/foreign", "security.capability", data)
+    return "set"
+
+
+@attempt
+def another_user():
+    os.setresuid(1, 1, 1)
+    return "changed"
+
+
+@attempt
+def another_user_in_user_namespace():
+    def go():
+        call("unshare", NEWUSER)
+        write("/proc/self/uid_map", "0 1 1")
+        return "mapped"
+
+    return in_child(go)
+
+
+@attempt
+def give_away():
+    os.chown(os.environ["SCRATCH"] + "/ours", 1, -1)
+    return "given"
 
 
 @attempt

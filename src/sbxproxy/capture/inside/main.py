@@ -19,17 +19,12 @@ from typing import Any, NoReturn
 from sbxproxy.capture.inside.control import FAILURE, Control
 from sbxproxy.capture.inside.init import KILLED, Command, exit_code, run_command
 from sbxproxy.capture.inside.mounts import Bind, arrange, fresh_proc, protect_kernel
-from sbxproxy.capture.inside.namespaces import enter_network, leave_host
+from sbxproxy.capture.inside.namespaces import enter_network, forbid_cgroup_namespaces, leave_host
 from sbxproxy.capture.inside.network import capture_gateway, capture_here
+from sbxproxy.capture.inside.privileges import Account, OwnNamespace, give_up
 from sbxproxy.capture.inside.seccomp import machine_filter
 from sbxproxy.capture.inside.steps import StepError, step
-from sbxproxy.capture.inside.syscalls import (
-    die_with_parent,
-    drop_capabilities,
-    empty_bounding_set,
-    forbid_new_privileges,
-    hide_memory,
-)
+from sbxproxy.capture.inside.syscalls import die_with_parent, forbid_new_privileges
 
 Orders = dict[str, Any]
 
@@ -79,12 +74,16 @@ def _confine(control: Control, orders: Orders) -> int:
     for number in _FOR_THE_PROXY:
         signal.signal(number, signal.SIG_IGN)
     has_user_namespace = leave_host()
+    user = None if orders["user"] is None else Account(*orders["user"])
+    own = None if has_user_namespace else OwnNamespace.for_user(user)
     with step("fork"):
         child = os.fork()
     if child == 0:
-        _be_first(control, orders, command, has_user_namespace=has_user_namespace)
+        _be_first(control, orders, command, user, own, has_user_namespace=has_user_namespace)
     try:
-        _give_up(orders)
+        if own is not None:
+            own.serve(user)
+        give_up(user)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
@@ -107,7 +106,15 @@ def _watch(control: Control, child: int) -> int:
         return KILLED
 
 
-def _be_first(control: Control, orders: Orders, command: Command, *, has_user_namespace: bool) -> NoReturn:
+def _be_first(
+    control: Control,
+    orders: Orders,
+    command: Command,
+    user: Account | None,
+    own: OwnNamespace | None,
+    *,
+    has_user_namespace: bool,
+) -> NoReturn:
     code = FAILURE
     try:
         is_root = os.geteuid() == 0
@@ -115,10 +122,16 @@ def _be_first(control: Control, orders: Orders, command: Command, *, has_user_na
         arrange(orders["masks"], orders["keep"], binds)
         if not fresh_proc() and not has_user_namespace:
             raise StepError("/proc", "the kernel refuses to mount a new one")
-        if is_root:
-            protect_kernel()
+        with step("/proc"):
+            sysctls = os.open("/proc/sys", os.O_PATH | os.O_CLOEXEC)  # before it is read-only
+        protect_kernel(is_root=is_root)
         sockets = capture_here()
-        _give_up(orders)
+        if own is not None and own.enter(user):
+            has_user_namespace, user = True, None
+        if has_user_namespace:
+            forbid_cgroup_namespaces(sysctls)
+        os.close(sysctls)
+        give_up(user, may_nest=has_user_namespace)
         with step("working directory"):
             os.chdir(orders["directory"])  # again by its path: the one we have may be under a mask
         with step("no new privileges"):
@@ -130,17 +143,3 @@ def _be_first(control: Control, orders: Orders, command: Command, *, has_user_na
         control.failed(error)
     finally:
         os._exit(code)
-
-
-def _give_up(orders: Orders) -> None:
-    """Become the command's user, without any capability, not to be traced, and bound to the parent's life."""
-    with step("privileges"):
-        empty_bounding_set()
-        if orders["user"] is not None:
-            user, group, groups = orders["user"]
-            os.setgroups(groups)
-            os.setresgid(group, group, group)
-            os.setresuid(user, user, user)
-        drop_capabilities()
-        die_with_parent(signal.SIGKILL)  # after all that would make the kernel forget it
-        hide_memory()

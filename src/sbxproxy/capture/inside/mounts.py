@@ -161,16 +161,22 @@ def fresh_proc() -> bool:
         return True
 
 
-def protect_kernel() -> None:
-    """Make read-only what user 0 could use to change the running kernel: parts of /proc, and all of /sys."""
+def protect_kernel(*, is_root: bool) -> None:
+    """Make read-only what the command could use to change the running kernel, or processes outside.
+
+    For user 0 that is parts of /proc, and all of /sys; for everybody else control groups that may have been given to them, whose files
+    stop and kill.
+    """
     with step("read-only /proc and /sys"):
-        for place in _KERNEL:
+        for place in _KERNEL if is_root else ():
             if os.path.exists(place):
                 mount(place, place, None, _BIND | _REC)
                 _make_read_only(place)
-        for place in [place for place in _mounted() if place == "/sys" or place.startswith("/sys/")]:
+        top = "/sys" if is_root else "/sys/fs/cgroup"
+        for place in [place for place in _mounted() if place == top or place.startswith(f"{top}/")]:
             try:
-                _make_read_only(place)
+                if not os.statvfs(place).f_flag & os.ST_RDONLY:
+                    _make_read_only(place)
             except FileNotFoundError:  # covered by a later mount
                 continue
 

@@ -1,12 +1,15 @@
 """Leaving the host's namespaces for new ones, or entering somebody else's network namespace.
 
-With the right capabilities no user namespace is needed; without them, one is the way to get them. In it the program keeps its user
-and group, since it is still the same user to the file system.
+With the right capabilities no user namespace is needed to make the others; without them, one is the way to get them. In it the
+program keeps its user and group, since it is still the same user to the file system.
+
+A command that stays user 0 gets a user namespace in the first case too, made last: the others don't belong to it, so no capability
+in it is one over them.
 """
 
 from __future__ import annotations
 
-__all__ = ["enter_network", "leave_host"]
+__all__ = ["can_map_everybody", "enter_network", "everybody", "forbid_cgroup_namespaces", "leave_host", "map_everybody"]
 
 import errno
 import fcntl
@@ -15,6 +18,9 @@ import os
 from sbxproxy.capture.inside.steps import StepError, step
 from sbxproxy.capture.inside.syscalls import (
     CAP_NET_ADMIN,
+    CAP_SETFCAP,
+    CAP_SETGID,
+    CAP_SETUID,
     CAP_SYS_ADMIN,
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -31,6 +37,7 @@ _NS_GET_NSTYPE = 0xB703
 
 _KINDS = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC
 _NEEDED = 1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN
+_NEEDED_TO_MAP = 1 << CAP_SETUID | 1 << CAP_SETGID | 1 << CAP_SETFCAP
 
 
 def leave_host() -> bool:
@@ -52,6 +59,54 @@ def leave_host() -> bool:
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
     return True
+
+
+def can_map_everybody() -> bool:
+    """Tell whether the capabilities that ``map_everybody`` takes are held."""
+    return effective_capabilities() & _NEEDED_TO_MAP == _NEEDED_TO_MAP
+
+
+def everybody() -> str:
+    """Return the map of users for ``map_everybody``: all of this user namespace under their own numbers."""
+    with open("/proc/self/uid_map", encoding="ascii") as lines:
+        ranges = [line.split() for line in lines]
+    return "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
+
+
+def map_everybody(process: str, users: str, group: int) -> None:
+    """Give a process's new user namespace all users, and of the groups only *group*.
+
+    All users, so that files still show whose they are. One group, because a capability in a user namespace counts for those files
+    only whose user and group are both in it.
+
+    Args:
+        process: its directory in /proc.
+        users: what ``everybody`` returned.
+        group: the group that the process is in.
+    """
+    with step("user namespace: mapping"):
+        _write(f"{process}/setgroups", "deny")
+        _write(f"{process}/uid_map", users)
+        _write(f"{process}/gid_map", f"{group} {group} 1")
+
+
+def forbid_cgroup_namespaces(sysctls: int) -> None:
+    """Let nothing in the current user namespace make a cgroup namespace.
+
+    Who has one can mount its control groups afresh, and in them stop, kill or starve whatever shares the group, which the proxy does.
+
+    Args:
+        sysctls: a descriptor of /proc/sys. Where that is read-only the limit is whatever is set already.
+    """
+    try:
+        descriptor = os.open("user/max_cgroup_namespaces", os.O_WRONLY | os.O_CLOEXEC, dir_fd=sysctls)
+    except OSError:
+        return
+    with step("control groups"):
+        try:
+            os.write(descriptor, b"0")
+        finally:
+            os.close(descriptor)
 
 
 def enter_network(descriptor: int) -> None:
