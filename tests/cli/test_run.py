@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from support.program import one_sentence, sbxproxy, start, write
+from support.program import PROGRAM, one_sentence, sbxproxy, start, write
+from support.programs import require
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
@@ -92,6 +93,23 @@ def test_a_mistake_is_one_clear_sentence_and_nothing_runs(options, said, tmp_pat
     text = one_sentence(sbxproxy("run", *options, "--", "touch", mark))
     assert said in text
     assert "plain-text-secret" not in text
+    assert not mark.exists()
+
+
+LIMITED = """
+import subprocess, sys
+open("/proc/sys/user/max_net_namespaces", "w").write("0")
+sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
+def test_where_nothing_can_be_captured_nothing_runs(tmp_path):
+    """It says why in a few lines, and 125 is nobody else's exit code. The limit is set in a user namespace of its own."""
+    mark = tmp_path / "ran"
+    argv = [require("unshare"), "-Ur", sys.executable, "-c", LIMITED, *PROGRAM, "run", "--deny-all", "--", "touch", mark]
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 125
+    assert "max_net_namespaces" in one_sentence(done)
     assert not mark.exists()
 
 

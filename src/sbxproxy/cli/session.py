@@ -159,9 +159,11 @@ def _state(path: os.PathLike[str] | None) -> _State | None:
 
 
 def run_trio(function: Callable[[], Awaitable[_T]], *, failure: int) -> _T:
-    """Run *function*; an error of configuration becomes one sentence and exit code *failure*."""
+    """Run *function*; an error of configuration becomes one sentence and exit code *failure*, if it isn't a ``Failure`` already."""
     try:
         return trio.run(function)
+    except* Failure as group:
+        wrong = _first(group)
     except* SbxproxyError as group:
         wrong = Failure(str(_first(group)), failure)
     except* OSError as group:
