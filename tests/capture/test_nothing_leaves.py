@@ -1,0 +1,131 @@
+"""A packet capture of the host's network while a sandboxed program tries everything: what isn't allowed sends no packet at all."""
+
+import json
+import socket
+import struct
+import threading
+
+import dns.message
+import dns.rrset
+import pytest
+
+from support import leaks
+from support.captured import MODES, ROOT, as_user
+from support.outer import HOST, HOST6, RESOLVER, open_outer
+
+LEAKS = str(ROOT / "tests" / "support" / "leaks.py")
+NAMES = {"good.example.": "1.2.3.4"}
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    as_user(request.param)
+    return request.param
+
+
+@pytest.fixture
+def outer():
+    with open_outer(("SOCK_DGRAM", RESOLVER, 53), ("SOCK_STREAM", "1.2.3.4", 443)) as found:
+        resolver = found.sockets[0]
+        resolver.settimeout(0.1)
+        ended = threading.Event()
+        thread = threading.Thread(target=answer, args=(resolver, ended))
+        thread.start()
+        yield found
+        ended.set()
+        thread.join()
+
+
+def answer(sock, ended):
+    """Be the host's resolver."""
+    while not ended.is_set():
+        try:
+            data, peer = sock.recvfrom(4096)
+        except TimeoutError:
+            continue
+        try:
+            query = dns.message.from_wire(data)
+        except dns.exception.DNSException:
+            continue
+        reply = dns.message.make_response(query)
+        question = query.question[0]
+        address = NAMES.get(question.name.to_text())
+        if address is None:
+            reply.set_rcode(3)
+        elif question.rdtype == 1:
+            reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", address))
+        sock.sendto(reply.to_wire(), peer)
+
+
+def attempts(outer, mode, *options, allowed=()):
+    outer.packets()
+    done = outer.run(mode, *options, "--quiet", "--", as_user(mode)[-1], LEAKS, *allowed)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert set(leaks.ATTEMPTS) <= set(told)
+    return told, outer.packets()
+
+
+def at_once(told):
+    return {name: seconds for name, (_, seconds) in told.items() if seconds > 2}
+
+
+def test_the_capture_sees_each_attempt_where_nothing_holds_it(outer, mode):
+    """Else an empty capture would prove nothing."""
+    done = outer.plain(mode, LEAKS)
+    told = json.loads(done.stdout)
+    seen = {packet.destination for packet in outer.packets()}
+    sent = {name for name, (outcome, _) in told.items() if outcome not in {"PermissionError", "OSError"}}
+    assert not {name for name in sent if leaks.ATTEMPTS[name].target not in seen}
+    kept_back = {"sctp", "packet", "raw_ip", "raw_icmp", "gre", "udp_marked", "ping", "ping6"}
+    assert set(told) - sent <= (kept_back if mode == "unprivileged" else {"sctp", "ping", "ping6"})
+
+
+def test_r1_deny_all_sends_not_one_packet(outer, mode):
+    told, packets = attempts(outer, mode, "--deny-all")
+    assert packets == []
+    assert at_once(told) == {}
+    assert told["dns_udp"][0] == told["dns_txt"][0] == told["dns_null"][0] == "code 3"
+    assert told["quic4"][0] == told["quic6"][0] == told["doq"][0] == told["ntp"][0] == "PermissionError"
+    assert not {name for name, (outcome, _) in told.items() if outcome == "sent"} - {"not_dns_on_53"}
+
+
+def test_r2_of_what_is_not_allowed_nothing_is_sent_beside_what_is(outer, mode):
+    """Only the allowed name is asked for, and only at the host's own resolver; only its address is dialled."""
+    told, packets = attempts(outer, mode, "--allow", "good.example", allowed=["good.example"])
+    outgoing = [packet for packet in packets if packet.source in {HOST, HOST6}]
+    assert {(packet.protocol, packet.destination, packet.port) for packet in outgoing} == {
+        (UDP, RESOLVER, 53),
+        (TCP, "1.2.3.4", 443),
+    }
+    assert {question(packet) for packet in outgoing if packet.protocol == UDP} == {"good.example."}
+    assert [packet for packet in packets if leaks.MARK in packet.payload] == []
+    assert at_once({name: value for name, value in told.items() if name != "allowed"}) == {}
+
+
+def test_r2_where_all_is_allowed_only_tcp_and_the_hosts_own_queries_are_sent(outer, mode):
+    """And of TCP nothing to the host, to private networks and to cloud metadata."""
+    told, packets = attempts(outer, mode, "--allow-all")
+    outgoing = [packet for packet in packets if packet.source in {HOST, HOST6}]
+    assert {packet.protocol for packet in packets} == {TCP, UDP}
+    assert {(packet.destination, packet.port) for packet in outgoing if packet.protocol == UDP} == {(RESOLVER, 53)}
+    dialled = {packet.destination for packet in outgoing if packet.protocol == TCP}
+    assert {"1.2.3.4", "1.2.3.5", "1.2.3.6", "2a00::5", "2a00::6", "8.8.8.8", "1.1.1.1", "1.2.3.25", "1.2.3.28"} <= dialled
+    assert not {"169.254.169.254", "198.18.0.4", HOST, HOST6, "127.0.0.1", "127.0.0.53"} & dialled
+    for name in ("quic4", "quic6", "doq", "ntp", "mdns", "ping", "udplite"):
+        assert told[name][0] == "PermissionError"
+
+
+def question(packet):
+    return dns.message.from_wire(packet.payload[8:]).question[0].name.to_text()
+
+
+def test_the_capture_tells_what_a_packet_is(outer):
+    with socket.socket() as unused:
+        assert unused.fileno() > 0
+    outer.plain("root", "-c", "import socket; socket.socket(2, 2).sendto(b'canary', ('5.6.7.8', 1234))")
+    (packet, *_) = [packet for packet in outer.packets() if packet.protocol == UDP]
+    assert (packet.destination, packet.port, packet.payload[8:]) == ("5.6.7.8", 1234, b"canary")
+    assert struct.unpack_from("!H", packet.payload)[0] == packet.source_port
