@@ -1,4 +1,4 @@
-"""The body of one message, decoded by h11 piece by piece.
+"""The body of one message: counted if its length was told in a plain head, else decoded by h11 piece by piece.
 
 What h11 did not use goes back to the buffer it came from: it is the next message. Framing ends here: of chunk
 sizes, chunk extensions and trailers nothing is handed on. A trailer could carry a header past whatever decided
@@ -7,7 +7,9 @@ on the headers, so all are dropped, in both directions.
 
 from __future__ import annotations
 
-__all__ = ["INCOMPLETE", "Body"]
+__all__ = ["INCOMPLETE", "Body", "LengthBody"]
+
+from typing import Any
 
 import h11
 import trio
@@ -26,6 +28,50 @@ _OVERHEAD_PER_CHUNK = 16
 else cost us much and their sender little (CVE-2023-39326)."""
 
 
+class LengthBody:
+    """A body of *length* bytes, 0 if the message has none; otherwise as ``Body``."""
+
+    __slots__ = ("_incoming", "_left", "complete", "size")
+
+    def __init__(self, incoming: Incoming[Any], length: int) -> None:
+        """Take over *incoming* from behind the head until the body is complete."""
+        self.complete = not length
+        self.size = 0
+        self._incoming = incoming
+        self._left = length
+
+    def ready(self) -> bytes:
+        """Return what can be had without receiving."""
+        if self.complete or not self._incoming.data:
+            return b""
+        return self._take(self._incoming.take(self._left))
+
+    async def read(self) -> bytes:
+        """Return the next bytes, receiving as needed; never empty before the body is complete.
+
+        Raises:
+            ClientProtocolError, UpstreamProtocolError: the stream ended first.
+            ClientGone, UpstreamError: the stream broke.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        incoming = self._incoming
+        if self.complete or incoming.data:
+            return self.ready()
+        chunk = await incoming.receive()
+        if not chunk:
+            raise incoming.invalid("the body is cut short")
+        if len(chunk) > self._left:
+            incoming.data += chunk[self._left :]
+            chunk = chunk[: self._left]
+        return self._take(chunk)
+
+    def _take(self, piece: bytes) -> bytes:
+        self.size += len(piece)
+        self._left -= len(piece)
+        self.complete = not self._left
+        return piece
+
+
 class Body:
     """The body of the message whose head was just given to *connection*.
 
@@ -35,7 +81,7 @@ class Body:
         size: payload bytes returned so far.
     """
 
-    def __init__(self, connection: h11.Connection, incoming: Incoming) -> None:
+    def __init__(self, connection: h11.Connection, incoming: Incoming[Any]) -> None:
         """Take over *incoming* from behind the head until the body is complete.
 
         Raises:

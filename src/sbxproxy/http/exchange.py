@@ -21,7 +21,7 @@ import trio
 
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
 from sbxproxy.http.asked import asks_for_websocket, expects_continue, loggable_path
-from sbxproxy.http.body import Body
+from sbxproxy.http.body import Body, LengthBody
 from sbxproxy.http.fields import end_to_end, outgoing
 from sbxproxy.http.forwarding import Forwarding, Job, Tally
 from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask
@@ -89,12 +89,15 @@ class Exchange:
         self._relay = relay
         self._tally = Tally()
         self._head: RequestHead | None = None
-        self._body: Body | None = None
+        self._body: Body | LengthBody | None = None
         self._forwarding: Forwarding | None = None
         self._reason = "cut"
 
-    async def run(self, raw: bytes | ClientProtocolError) -> Ended | None:
-        """Serve the request with the head *raw*, or answer that there is none; ``None`` if the next may follow."""
+    async def run(self, raw: RequestHead | bytes | ClientProtocolError) -> Ended | None:
+        """Serve the request with the head *raw*, or answer that there is none; ``None`` if the next may follow.
+
+        A plain head was read already, any other is as it was sent.
+        """
         started = trio.current_time()
         client = self._client
         client.expect_message()
@@ -119,7 +122,7 @@ class Exchange:
             if not elsewhere:
                 self._record(trio.current_time() - started)
 
-    async def _serve(self, raw: bytes | ClientProtocolError) -> Ended | None:
+    async def _serve(self, raw: RequestHead | bytes | ClientProtocolError) -> Ended | None:
         try:
             if isinstance(raw, ClientProtocolError):
                 raise raw
@@ -153,16 +156,22 @@ class Exchange:
             await abort(self._client.stream)
         return Ended(failure.reason)
 
-    async def _decide(self, raw: bytes) -> Ended | None:
+    async def _decide(self, raw: RequestHead | bytes) -> Ended | None:
         client = self._client
-        head = client.parse(raw)
-        if self._proxying and is_elsewhere(head, self._origin):
-            return Ended("elsewhere", raw + bytes(client.incoming.data))
+        if isinstance(raw, RequestHead):
+            head, raw = raw, b""
+        else:
+            head = client.parse(raw)
+            if self._proxying and is_elsewhere(head, self._origin):
+                return Ended("elsewhere", raw + bytes(client.incoming.data))
         self._head = head
         self._body = body = client.begin(raw, head)
         target = check_target(head, self._origin, proxying=self._proxying)
-        awaits_continue = expects_continue(head) and client.awaits_continue
-        request = Request(method=head.method, target=target, headers=end_to_end(head.fields), host=self._origin.authority)
+        plain = head.names is not None
+        awaits_continue = not plain and expects_continue(head) and client.awaits_continue
+        request = Request(
+            method=head.method, target=target, headers=end_to_end(head.fields, head.names), host=self._origin.authority
+        )
         if limit := await ask(self._body_limit, request):
             request = replace(request, body=await self._whole_body(head, body, limit))
         answer = await ask(self._handler.on_request, request)
@@ -185,14 +194,14 @@ class Exchange:
                 forward=answer,
                 content=content,
                 awaits_continue=awaits_continue and content is None,
-                websocket=asks_for_websocket(head),
+                websocket=not plain and asks_for_websocket(head),
             )
         )
 
     async def _body_limit(self, request: Request) -> int:
         return self._handler.body_limit(request)
 
-    async def _whole_body(self, head: RequestHead, body: Body, limit: int) -> bytes:
+    async def _whole_body(self, head: RequestHead, body: Body | LengthBody, limit: int) -> bytes:
         """Collect the request's body. Progress does not push the deadline here: this holds memory."""
         too_large = ClientProtocolError(Reason.LIMIT, "the body is larger than a transform may see", status=413)
         if (head.content_length or 0) > limit:
@@ -229,11 +238,10 @@ class Exchange:
         client, content = self._client, response.body or b""
         fields = outgoing(response.headers)
         bodiless = response.status in {204, 304} or (self._head is not None and self._head.method == "HEAD")
-        if response.status != 204:
-            fields.append((b"Content-Length", b"%d" % len(content)))
+        length = None if response.status == 204 else len(content)
         body = self._body
         keep = not close and body is not None and self._cheap_to_discard(body)
-        framed = client.head(response.status, fields, close=not keep)
+        framed = client.head(response.status, fields, length=length, close=not keep, bodiless=bodiless)
         content = b"" if bodiless else content
         client.answered = True
         await client.send(framed + client.data(content) + client.end())
@@ -243,7 +251,7 @@ class Exchange:
             await body.read()
         return await self._after_response(body)
 
-    def _cheap_to_discard(self, body: Body) -> bool:
+    def _cheap_to_discard(self, body: Body | LengthBody) -> bool:
         try:
             body.ready()
         except ClientProtocolError:
@@ -252,7 +260,7 @@ class Exchange:
         left = (self._head.content_length or 0) - body.size
         return body.complete or (left > 0 and left <= _DISCARD and not self._client.awaits_continue)
 
-    async def _after_response(self, body: Body | None) -> Ended | None:
+    async def _after_response(self, body: Body | LengthBody | None) -> Ended | None:
         if self._client.reusable:
             return None
         if body is None or not body.complete:

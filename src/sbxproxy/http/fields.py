@@ -50,11 +50,17 @@ def list_of(fields: Fields, name: bytes) -> list[bytes]:
     ]
 
 
-def end_to_end(fields: Fields) -> Headers:
+def end_to_end(fields: Fields, names: Sequence[bytes] | None = None) -> Headers:
     """Keep what is meant for the far end: no hop-by-hop fields, none that ``Connection`` lists, no framing.
 
     Names compare with ``_`` as ``-``, since servers behind CGI or WSGI can't tell them apart.
+
+    Args:
+        fields: as received.
+        names: of a plain head, its names in lower case; its ``Connection``, if any, lists nothing but ``keep-alive``.
     """
+    if names is not None:
+        return Headers(tuple([pair for pair, name in zip(fields, names, strict=True) if name not in _NOT_OURS_TO_PASS]))
     gone = _NOT_OURS_TO_PASS.union(map(fold_name, list_of(fields, b"connection")))
     return Headers(tuple(pair for pair in fields if fold_name(pair[0]) not in gone))
 

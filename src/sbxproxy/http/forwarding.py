@@ -14,13 +14,14 @@ from __future__ import annotations
 
 __all__ = ["Forwarding", "Job", "Tally"]
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
 
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError, UpstreamProtocolError
-from sbxproxy.http.body import Body
+from sbxproxy.http.body import Body, LengthBody
 from sbxproxy.http.fields import end_to_end, outgoing, wants_websocket
 from sbxproxy.http.handler import Denied, Forward, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, ClientGone
@@ -31,6 +32,7 @@ from sbxproxy.net.sockets import abort
 from sbxproxy.settings import Limits
 from sbxproxy.wire.http1 import RequestHead, ResponseHead
 
+_ORIGIN_FORM = re.compile(r"/[!-~]*")
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 _BODILESS = frozenset({204, 304})
@@ -63,7 +65,7 @@ class Job:
     """
 
     head: RequestHead
-    body: Body
+    body: Body | LengthBody
     forward: Forward
     content: bytes | None
     awaits_continue: bool
@@ -105,7 +107,7 @@ class Forwarding:
         """
         job, origin = self._job, self._job.forward.origin
         self._generation = self._pool.generation if self._pool is not None else 0
-        fields = self._request_fields()
+        fields, length = self._request_fields()
         if job.content is None:
             at_hand = job.body.ready()
             if job.body.complete:
@@ -115,7 +117,7 @@ class Forwarding:
         if self._pool is not None and (stream := self._pool.take(origin)) is not None:
             upstream = self._use(stream, reused=True)
             try:
-                await self._attempt(upstream, fields, at_hand)
+                await self._attempt(upstream, fields, length, at_hand)
             except UpstreamError:
                 # A body that is still being streamed is lost in part, whatever the method.
                 if upstream.incoming.heard or job.content is None or job.head.method not in _IDEMPOTENT:
@@ -124,7 +126,7 @@ class Forwarding:
             else:
                 return
         stream = await ask(self._handler.connect, job.forward)
-        await self._attempt(self._use(stream, reused=False), fields, at_hand)
+        await self._attempt(self._use(stream, reused=False), fields, length, at_hand)
 
     async def close(self) -> None:
         """Reset the upstream connection, unless it was settled; an unfinished message must not look finished."""
@@ -156,36 +158,40 @@ class Forwarding:
         self.upstream.incoming.patience = self._client.incoming.patience
         return self.upstream
 
-    def _request_fields(self) -> list[tuple[bytes, bytes]]:
-        """List the fields to send. Framing follows what is sent, never what was received."""
+    def _request_fields(self) -> tuple[list[tuple[bytes, bytes]], int | None]:
+        """List the fields to send, and tell the body's length, ``None`` if it goes in chunks.
+
+        Framing follows what is sent, never what was received.
+        """
         job = self._job
         request = job.forward.request
         asterisk = request.target == "*" and request.method == "OPTIONS"
-        visible = request.target.isascii() and all("!" <= sign <= "~" for sign in request.target)
-        if not (asterisk or (request.target.startswith("/") and visible)):
+        if not (asterisk or _ORIGIN_FORM.fullmatch(request.target)):
             raise StageError("a transform made a request target that is none")
         if request.method != job.head.method:
             raise StageError("a transform changed the method")
         fields = [(b"Host", job.forward.origin.authority.encode()), *outgoing(request.headers)]
         declared = job.head.chunked or job.head.content_length is not None
-        if job.content is not None:
-            if job.content or declared:
-                fields.append((b"Content-Length", b"%d" % len(job.content)))
-        elif job.head.chunked:
+        length: int | None = None
+        if job.content is None and job.head.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
-        elif job.head.content_length is not None:
-            fields.append((b"Content-Length", b"%d" % job.head.content_length))
+        else:
+            length = (job.head.content_length or 0) if job.content is None else len(job.content)
+            if length or declared:
+                fields.append((b"Content-Length", b"%d" % length))
         if job.awaits_continue and job.content is None:
             fields.append((b"Expect", b"100-continue"))
         if job.websocket:
             fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         elif self._pool is None:
             fields.append((b"Connection", b"close"))
-        return fields
+        return fields, length
 
-    async def _attempt(self, upstream: UpstreamSide, fields: list[tuple[bytes, bytes]], at_hand: bytes) -> None:
+    async def _attempt(
+        self, upstream: UpstreamSide, fields: list[tuple[bytes, bytes]], length: int | None, at_hand: bytes
+    ) -> None:
         request = self._job.forward.request
-        head = upstream.head(request.method, request.target, fields)
+        head = upstream.head(request.method, request.target, fields, length=length)
         if self._job.content is not None and len(at_hand) <= RECEIVE:
             await upstream.send(head + upstream.data(at_hand) + upstream.end())
             self._tally.bytes_up = len(at_hand)
@@ -265,7 +271,7 @@ class Forwarding:
         response: object = await ask(
             self._handler.on_response,
             job.forward.request,
-            Response(status=head.status, headers=end_to_end(head.fields).without(b"alt-svc")),
+            Response(status=head.status, headers=end_to_end(head.fields, head.names).without(b"alt-svc")),
         )
         match response:
             case Response(status=int(), headers=Headers(), body=None | bytes()) if 200 <= response.status <= 599:
@@ -277,12 +283,10 @@ class Forwarding:
         content = response.body
         if content is None and head.status in _BODILESS and not bodiless:
             content = b""  # a transform gave it another status
+        length = None
         if response.status != 204:
-            if content is not None:
-                fields.append((b"Content-Length", b"%d" % len(content)))
-            elif head.content_length is not None:
-                fields.append((b"Content-Length", b"%d" % head.content_length))
-        framed = client.head(response.status, fields, close=not job.body.complete)
+            length = head.content_length if content is None else len(content)
+        framed = client.head(response.status, fields, length=length, close=not job.body.complete, bodiless=bodiless)
         client.answered = True
         self._tally.status = response.status
         if bodiless or content is not None:

@@ -1,7 +1,7 @@
 """Received bytes on their way to becoming messages, and the one deadline that they push.
 
 Heads are collected here whole, before anything parses them, so that a limit on a head is a limit on memory
-and the strict reader and h11 are given the very same bytes.
+and the strict reader and h11 are given the very same bytes. Plain heads, which need no second reader, are read here.
 """
 
 from __future__ import annotations
@@ -9,18 +9,25 @@ from __future__ import annotations
 __all__ = ["RECEIVE", "ClientGone", "FromClient", "FromUpstream", "Incoming", "Patience"]
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import trio
 from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, UpstreamError, UpstreamProtocolError
 from sbxproxy.policy.decision import Reason
-from sbxproxy.wire.http1 import cut_request_head, cut_response_head
+from sbxproxy.settings import Limits
+from sbxproxy.wire.http1 import RequestHead, ResponseHead, cut_request_head, cut_response_head
+from sbxproxy.wire.plain_head import plain_request_head, plain_response_head
 from sbxproxy.wire.result import Hint
+
+_Head = TypeVar("_Head")
 
 RECEIVE = 64 * 1024
 """Most that is asked of a stream at once, and so most that is held of a streamed body in each direction."""
+
+
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 class ClientGone(Exception):  # noqa: N818 - news, not an error: what it interrupts is simply over
@@ -48,7 +55,7 @@ class Patience:
             self._scope.deadline = self._next + self._seconds
 
 
-class Incoming(ABC):
+class Incoming(ABC, Generic[_Head]):
     """What was received from one stream and is not used yet. It reads the stream and never closes it.
 
     Attributes:
@@ -70,6 +77,10 @@ class Incoming(ABC):
     @abstractmethod
     def invalid(self, message: str) -> Exception:
         """Make the exception for bytes that are no proper HTTP."""
+
+    @abstractmethod
+    def _plain(self, limits: Limits) -> tuple[_Head, int] | None:
+        """Read a plain head that the data begin with."""
 
     @abstractmethod
     def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
@@ -95,25 +106,45 @@ class Incoming(ABC):
         self.data += chunk
         return bool(chunk)
 
-    async def head(self, limit: int) -> bytes | None:
+    def take(self, most: int) -> bytes:
+        """Take up to *most* bytes off the buffer."""
+        data = self.data
+        if len(data) <= most:
+            taken = bytes(data)
+            data.clear()
+        else:
+            taken = bytes(data[:most])
+            del data[:most]
+        return taken
+
+    async def head(self, limits: Limits) -> _Head | bytes | None:
         """Take one head, final empty line included, off the buffer; ``None`` if the stream ends before it.
 
+        Returns:
+            A plain head as it was read, any other as it was sent.
+
         Raises:
-            ClientProtocolError, UpstreamProtocolError: it can't become a head, is longer than *limit* bytes,
-                or the stream ends inside it.
+            ClientProtocolError, UpstreamProtocolError: it can't become a head, is longer than it may be, or the stream ends
+                inside it.
             ClientGone, UpstreamError: the stream broke.
         """
-        while (end := self._cut(limit)) is Hint.NEED_MORE:
+        while True:
+            if _END_OF_HEAD in self.data and (plain := self._plain(limits)) is not None:
+                head, end = plain
+                if end == len(self.data):
+                    self.data.clear()
+                else:
+                    del self.data[:end]
+                return head
+            if (cut := self._cut(limits.head)) is not Hint.NEED_MORE:
+                return self.take(cut)
             if not await self.fill():
                 if self.data:
                     raise self.invalid("the connection ended inside a message head")
                 return None
-        head = bytes(self.data[:end])
-        del self.data[:end]
-        return head
 
 
-class FromClient(Incoming):
+class FromClient(Incoming[RequestHead]):
     """What the client sends."""
 
     def broken(self) -> Exception:
@@ -124,11 +155,14 @@ class FromClient(Incoming):
         """The client is to blame."""
         return ClientProtocolError(Reason.BAD_REQUEST, message)
 
+    def _plain(self, limits: Limits) -> tuple[RequestHead, int] | None:
+        return plain_request_head(self.data, limit=limits.head, max_fields=limits.header_fields, max_target=limits.target)
+
     def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
         return cut_request_head(self.data, limit=limit)
 
 
-class FromUpstream(Incoming):
+class FromUpstream(Incoming[ResponseHead]):
     """What the upstream sends.
 
     Attributes:
@@ -156,6 +190,9 @@ class FromUpstream(Incoming):
     def invalid(self, message: str) -> Exception:
         """The upstream is to blame."""
         return UpstreamProtocolError(message)
+
+    def _plain(self, limits: Limits) -> tuple[ResponseHead, int] | None:
+        return plain_response_head(self.data, limit=limits.head, max_fields=limits.header_fields)
 
     def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
         return cut_response_head(self.data, limit=limit)

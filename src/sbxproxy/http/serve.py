@@ -16,6 +16,7 @@ from sbxproxy.http.sides import ClientSide
 from sbxproxy.net.relay import relay as net_relay
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
+from sbxproxy.wire.http1 import RequestHead
 
 
 async def serve(
@@ -57,7 +58,7 @@ async def serve(
         first = False
 
 
-async def _next_head(side: ClientSide, limits: Limits, *, first: bool) -> bytes | ClientProtocolError | Ended:
+async def _next_head(side: ClientSide, limits: Limits, *, first: bool) -> RequestHead | bytes | ClientProtocolError | Ended:
     """Wait for the next head; the time for it is a total, which a byte now and then does not extend."""
     incoming = side.incoming
     idle = not first and not incoming.data
@@ -67,7 +68,7 @@ async def _next_head(side: ClientSide, limits: Limits, *, first: bool) -> bytes 
                 if not await incoming.fill():
                     return Ended("eof")
                 scope.deadline = trio.current_time() + limits.first_bytes
-            return await incoming.head(limits.head) or Ended("eof")
+            return await incoming.head(limits) or Ended("eof")
         except ClientGone:
             return Ended("client-gone")
         except ClientProtocolError as error:

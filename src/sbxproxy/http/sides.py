@@ -1,8 +1,9 @@
-"""The two ends of an exchange: what h11 says of a message, and bytes in and out.
+"""The two ends of an exchange: which messages begin and end where, and bytes in and out.
 
-Each message gets a fresh ``h11.Connection``, fed the bytes that the strict reader has accepted. So no state of
-one request can leak into the next, and where the two readers of a head disagree about its body, the message is
-refused.
+A plain head was read by a reader that takes nothing else, and its body is counted. Every other head is read twice, strictly
+and by a fresh ``h11.Connection`` that is fed the same bytes; where the two disagree about its body, the message is refused.
+So no state of one request can leak into the next. What is sent is framed here, but for answers to a client whose request
+was not plain: those are framed by the h11 that knows what it may be sent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import trio
 from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, UpstreamProtocolError
-from sbxproxy.http.body import INCOMPLETE, Body
+from sbxproxy.http.body import INCOMPLETE, Body, LengthBody
 from sbxproxy.http.incoming import ClientGone, FromClient, FromUpstream
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
@@ -26,12 +27,52 @@ from sbxproxy.wire.http1 import RequestHead, ResponseHead, parse_request_head, p
 Fields = list[tuple[bytes, bytes]]
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+_BODILESS = frozenset({204, 304})
+_CHUNKED = (b"Transfer-Encoding", b"chunked")
+_CLOSE = (b"Connection", b"close")
 
 
 def _bytes_of(connection: h11.Connection, event: h11.Event) -> bytes:
     data = connection.send(event)
     assert data is not None  # only ConnectionClosed gives none
     return data
+
+
+def _head(first: bytes, fields: Fields) -> bytes:
+    """Write a head of checked parts."""
+    return b"%b\r\n%b\r\n" % (first, b"".join([b"%b: %b\r\n" % field for field in fields]))
+
+
+class _Framing:
+    """Frames one body that is sent: by its length, or in chunks if ``left`` is ``None``.
+
+    Attributes:
+        done: its end was framed.
+    """
+
+    __slots__ = ("_left", "done")
+
+    def __init__(self, length: int | None) -> None:
+        self._left = length
+        self.done = False
+
+    def data(self, data: bytes) -> bytes:
+        """Frame a piece; raises ``RuntimeError`` for one that does not belong to the body."""
+        if not data:
+            return b""
+        if self._left is None:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        self._left -= len(data)
+        if self._left < 0 or self.done:
+            raise RuntimeError("more was to be sent than was told")
+        return data
+
+    def end(self) -> bytes:
+        """Frame the end; raises ``RuntimeError`` if there is more to come."""
+        if self._left:
+            raise RuntimeError("less was to be sent than was told")
+        self.done = True
+        return b"0\r\n\r\n" if self._left is None else b""
 
 
 class ClientSide:
@@ -51,23 +92,33 @@ class ClientSide:
         self.answered = False
         self.broken_off = False
         self._limits = limits
-        self._connection = h11.Connection(h11.SERVER, INCOMPLETE)
+        self._connection: h11.Connection | None = None
+        self._body: LengthBody | None = None
+        self._framing: _Framing | None = None
+        self._close = False
 
     def expect_message(self) -> None:
         """Forget the message before."""
         self.answered = False
-        self._connection = h11.Connection(h11.SERVER, INCOMPLETE)
+        self._connection = None
+        self._body = None
+        self._framing = None
+        self._close = False
 
     def parse(self, raw: bytes) -> RequestHead:
         """Read a head strictly; raises ``ClientProtocolError``."""
         return parse_request_head(raw, max_fields=self._limits.header_fields, max_target=self._limits.target)
 
-    def begin(self, raw: bytes, head: RequestHead) -> Body:
-        """Give h11 the head, and return the body that follows.
+    def begin(self, raw: bytes, head: RequestHead) -> Body | LengthBody:
+        """Return the body that follows *head*, which is what *raw* means unless it was read as a plain one.
 
         Raises:
-            ClientProtocolError: h11 finds fault with it, or reads other framing out of it than *head*.
+            ClientProtocolError: h11 finds fault with *raw*, or reads other framing out of it than *head*.
         """
+        if head.names is not None:
+            self._body = LengthBody(self.incoming, head.content_length or 0)
+            return self._body
+        self._connection = h11.Connection(h11.SERVER, INCOMPLETE)
         self._connection.receive_data(raw)
         try:
             self._connection.next_event()
@@ -81,34 +132,58 @@ class ClientSide:
     @property
     def awaits_continue(self) -> bool:
         """The client asked for ``100 Continue`` and has neither got it nor begun its body."""
-        return self._connection.they_are_waiting_for_100_continue
+        return self._connection is not None and self._connection.they_are_waiting_for_100_continue
 
     @property
     def reusable(self) -> bool:
         """Request and response are complete and both sides want to go on."""
-        return self._connection.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+        if self._connection is not None:
+            return self._connection.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+        sent = self._framing is not None and self._framing.done
+        return sent and not self._close and self._body is not None and self._body.complete
 
     def interim(self, status: int, fields: Fields) -> bytes:
         """Make a 1xx head."""
         phrase = _PHRASES.get(status, b"")
-        return _bytes_of(
-            self._connection,
-            h11.InformationalResponse(status_code=status, headers=fields, reason=phrase),
-        )
+        if self._connection is None:
+            return _head(b"HTTP/1.1 %d %b" % (status, phrase), fields)
+        return _bytes_of(self._connection, h11.InformationalResponse(status_code=status, headers=fields, reason=phrase))
 
-    def head(self, status: int, fields: Fields, *, close: bool) -> bytes:
-        """Make the head of a final response; h11 adds chunking where *fields* have no length."""
-        if close:
-            fields = [*fields, (b"Connection", b"close")]
+    def head(self, status: int, fields: Fields, *, length: int | None, close: bool, bodiless: bool = False) -> bytes:
+        """Make the head of a final response.
+
+        Args:
+            status: 200 to 599.
+            fields: checked, and none of them about framing.
+            length: of the body, to be told; ``None`` to send it in chunks.
+            close: the connection ends with the response.
+            bodiless: there will be no body, whatever the head says of one.
+        """
         phrase = _PHRASES.get(status, b"")
-        return _bytes_of(self._connection, h11.Response(status_code=status, headers=fields, reason=phrase))
+        if length is not None:
+            fields = [*fields, (b"Content-Length", b"%d" % length)]
+        if close:
+            fields = [*fields, _CLOSE]
+        if self._connection is not None:
+            return _bytes_of(self._connection, h11.Response(status_code=status, headers=fields, reason=phrase))
+        self._close = close
+        self._framing = _Framing(0 if bodiless or status in _BODILESS else length)
+        if length is None and status not in _BODILESS:
+            fields = [*fields, _CHUNKED]
+        return _head(b"HTTP/1.1 %d %b" % (status, phrase), fields)
 
     def data(self, data: bytes) -> bytes:
         """Frame a piece of the response's body."""
+        if self._framing is not None:
+            return self._framing.data(data)
+        assert self._connection is not None
         return _bytes_of(self._connection, h11.Data(data=data)) if data else b""
 
     def end(self) -> bytes:
         """Frame the end of the response."""
+        if self._framing is not None:
+            return self._framing.end()
+        assert self._connection is not None
         return _bytes_of(self._connection, h11.EndOfMessage())
 
     async def send(self, data: bytes) -> None:
@@ -144,19 +219,34 @@ class UpstreamSide:
         self.reused = reused
         self.deaf = False
         self._limits = limits
-        self._connection = h11.Connection(h11.CLIENT, INCOMPLETE)
+        self._request: tuple[str, str, Fields] = "", "", []
+        self._empty = True
+        self._framing = _Framing(0)
+        self._connection: h11.Connection | None = None
+        self._response: ResponseHead | None = None
+        self._body: Body | LengthBody | None = None
 
-    def head(self, method: str, target: str, fields: Fields) -> bytes:
-        """Make the request's head; *fields* hold Host and the framing."""
-        return _bytes_of(self._connection, h11.Request(method=method, target=target, headers=fields))
+    def head(self, method: str, target: str, fields: Fields, *, length: int | None) -> bytes:
+        """Make the request's head.
+
+        Args:
+            method: as sent.
+            target: checked.
+            fields: checked; they hold Host and the framing.
+            length: of the body; ``None`` if *fields* say that it comes in chunks.
+        """
+        self._request = method, target, fields
+        self._empty = length == 0
+        self._framing = _Framing(length)
+        return _head(f"{method} {target} HTTP/1.1".encode("ascii"), fields)
 
     def data(self, data: bytes) -> bytes:
         """Frame a piece of the request's body."""
-        return _bytes_of(self._connection, h11.Data(data=data)) if data else b""
+        return self._framing.data(data)
 
     def end(self) -> bytes:
         """Frame the end of the request."""
-        return _bytes_of(self._connection, h11.EndOfMessage())
+        return self._framing.end()
 
     async def send(self, data: bytes) -> None:
         """Send framed bytes; a stream that breaks becomes ``deaf``, since an early answer may still be had."""
@@ -174,24 +264,46 @@ class UpstreamSide:
             UpstreamError: the connection ended or broke.
             UpstreamProtocolError: the head is malformed, ambiguous or too large.
         """
-        raw = await self.incoming.head(self._limits.head)
+        raw = await self.incoming.head(self._limits)
         if raw is None:
             raise self.incoming.broken()
+        if isinstance(raw, ResponseHead):
+            self._connection = None
+            self._response = raw
+            return raw
         head = parse_response_head(raw, max_fields=self._limits.header_fields)
-        self._connection.receive_data(raw)
+        connection = self._told()
+        connection.receive_data(raw)
         try:
-            self._connection.next_event()
+            connection.next_event()
         except h11.RemoteProtocolError:  # also 101 that nobody asked for
             raise UpstreamProtocolError("malformed or unexpected response") from None
         return head
 
-    def body(self) -> Body:
+    def _told(self) -> h11.Connection:
+        """Return an h11 that knows the request's head, on which it depends what may come."""
+        if self._connection is None:
+            method, target, fields = self._request
+            self._connection = h11.Connection(h11.CLIENT, INCOMPLETE)
+            self._connection.send(h11.Request(method=method, target=target, headers=fields))
+            if self._empty:
+                self._connection.send(h11.EndOfMessage())
+        return self._connection
+
+    def body(self) -> Body | LengthBody:
         """Return the body behind the final head."""
-        return Body(self._connection, self.incoming)
+        if self._connection is not None:
+            self._body = Body(self._connection, self.incoming)
+        else:
+            head = self._response
+            assert head is not None
+            bodiless = self._request[0] == "HEAD" or head.status in _BODILESS
+            self._body = LengthBody(self.incoming, 0 if bodiless else head.content_length or 0)
+        return self._body
 
     @property
     def reusable(self) -> bool:
         """Both messages are complete, both sides want to go on, and nothing came that nobody asked for."""
-        return (
-            self._connection.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE} and not self.incoming.data and not self.deaf
-        )
+        if self._body is None or not self._body.complete or not self._framing.done or self.deaf or self.incoming.data:
+            return False
+        return self._connection is None or self._connection.their_state is h11.DONE

@@ -68,6 +68,8 @@ class RequestHead:
         host: the value of the only Host field; ``None`` without one, which HTTP/1.0 permits. Not validated.
         content_length: bytes of the body, if the head says so.
         chunked: the body is in chunks; then there is no ``content_length``.
+        names: the fields' names in lower case, of a head that ``plain_head`` has read: it asks nothing of this hop but to
+            keep the connection. ``None`` for all others.
     """
 
     method: str
@@ -78,6 +80,7 @@ class RequestHead:
     host: bytes | None
     content_length: int | None
     chunked: bool
+    names: tuple[bytes, ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,8 @@ class ResponseHead:
         content_length: bytes of the body, if the head says so; what the request's method makes of it is the
             caller's business.
         chunked: the body is in chunks; then there is no ``content_length``.
+        names: the fields' names in lower case, of a head that ``plain_head`` has read: the body's length is told and the
+            connection goes on. ``None`` for all others.
     """
 
     status: int
@@ -100,6 +105,7 @@ class ResponseHead:
     fields: Fields = field(repr=False)
     content_length: int | None
     chunked: bool
+    names: tuple[bytes, ...] | None = field(default=None, compare=False, repr=False)
 
 
 class _FaultError(Exception):

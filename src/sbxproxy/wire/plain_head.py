@@ -1,0 +1,108 @@
+"""Heads of the plainest shape, read in one pass; every other head is for ``http1``, which reads the same and more.
+
+Nearly all requests and responses have this shape: no name with an underscore, one ``Host``, a length or no body, nothing
+asked of this hop but to keep the connection. Whatever is accepted here ``http1`` accepts with the same result, and whatever
+is not, well-formed or not, is simply left to it: this reader never refuses.
+"""
+
+from __future__ import annotations
+
+__all__ = ["plain_request_head", "plain_response_head"]
+
+import re
+
+from sbxproxy.wire.http1 import RequestHead, ResponseHead, TargetForm
+
+# Possessive, so that what does not fit fails in one pass. No value ends in white space, so none has to be cut.
+_FIELDS = rb"((?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\r\n){1,100}+)\r\n"
+_REQUEST = re.compile(rb"([A-Z][A-Z0-9-]{0,31}+) (/[!\"$-~]*+) HTTP/1\.1\r\n" + _FIELDS)
+_RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
+_FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")  # cuts what _FIELDS has checked
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+_ASKS_MORE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
+_BODILESS = frozenset({204, 304})
+
+
+def plain_request_head(
+    data: bytes | bytearray, *, limit: int, max_fields: int, max_target: int
+) -> tuple[RequestHead, int] | None:
+    """Read the request head that *data* begins with, and tell where it ends.
+
+    Args:
+        data: all bytes of the message so far.
+        limit: most bytes that a head may have.
+        max_fields: most header fields; no head with more than 100 is plain.
+        max_target: most bytes of the request target.
+
+    Returns:
+        The head, its ``names`` set, and the position behind its empty line; ``None`` for what is not plain, incomplete,
+        beyond a limit or not acceptable at all.
+    """
+    match = _REQUEST.match(data, 0, limit)
+    if match is None:
+        return None
+    method, target, block = match.groups()
+    read = _read(block, max_fields)
+    if read is None or len(target) > max_target or method == b"CONNECT":
+        return None
+    fields, names, length = read
+    if names.count(b"host") != 1:
+        return None
+    head = RequestHead(
+        method=method.decode("ascii"),
+        target=target,
+        form=TargetForm.ORIGIN,
+        version=(1, 1),
+        fields=fields,
+        host=fields[names.index(b"host")][1],
+        content_length=length,
+        chunked=False,
+        names=names,
+    )
+    return head, match.end()
+
+
+def plain_response_head(data: bytes | bytearray, *, limit: int, max_fields: int) -> tuple[ResponseHead, int] | None:
+    """Read the final response head that *data* begins with, if it tells its length; see ``plain_request_head``."""
+    match = _RESPONSE.match(data, 0, limit)
+    if match is None:
+        return None
+    status, reason, block = match.groups()
+    read = _read(block, max_fields)
+    if read is None:
+        return None
+    fields, names, length = read
+    code = int(status)
+    if names.count(b"host") > 1 or (length is None and code not in _BODILESS):
+        return None
+    head = ResponseHead(
+        status=code,
+        reason=reason or b"",
+        version=(1, 1),
+        fields=fields,
+        content_length=length,
+        chunked=False,
+        names=names,
+    )
+    return head, match.end()
+
+
+def _read(block: bytes, max_fields: int) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], int | None] | None:
+    """Take the fields apart: all of them, their names in lower case, and the body's length."""
+    fields: tuple[tuple[bytes, bytes], ...] = tuple(_FIELD.findall(block))
+    if len(fields) > max_fields:
+        return None
+    names = tuple([name.lower() for name, _ in fields])
+    if not _ASKS_MORE.isdisjoint(names):
+        return None
+    if b"connection" in names and (
+        names.count(b"connection") > 1 or fields[names.index(b"connection")][1].lower() != b"keep-alive"
+    ):
+        return None
+    if b"content-length" not in names:
+        return fields, names, None
+    value = fields[names.index(b"content-length")][1]
+    if names.count(b"content-length") > 1 or not _LENGTH.fullmatch(value):
+        return None
+    return fields, names, int(value)
