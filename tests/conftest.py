@@ -13,10 +13,17 @@ from typing import TypeVar
 import pytest
 
 from sbxproxy.settings import Settings
-from support.programs import FOR_ROOT
+from support.programs import FOR_ROOT, takes_root
 
 if os.environ.get("SBXPROXY_ENGINE") == "0":
     Settings.__init__.__kwdefaults__["engine"] = False
+
+
+@pytest.fixture
+def root() -> None:
+    """For tests that take root. A fixture, since of a skip in an asynchronous test no reason is left."""
+    takes_root()
+
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -12,7 +12,7 @@ import trio
 from sbxproxy.capture import CaptureUnavailable, Exited, Plan, Stopped, User, launch
 from sbxproxy.errors import ConfigurationError
 from support.captured import MODES, NOBODY, as_user, confine, environment
-from support.programs import takes_root, unavailable
+from support.programs import unavailable
 
 
 @pytest.fixture(params=MODES)
@@ -195,8 +195,7 @@ async def test_a_step_that_fails_names_itself(here):
         await launch(plan("true", binds={Path("/etc/hosts"): Path("/nonexistent")}))
 
 
-async def test_root_can_run_it_as_somebody_else(here, tmp_path):
-    takes_root()
+async def test_root_can_run_it_as_somebody_else(root, here):
     read, write = os.pipe()
     who = plan(
         "sh",

@@ -13,7 +13,7 @@ import trio.testing
 from sbxproxy.capture import CaptureUnavailable, attach, gateway, original_destination
 from sbxproxy.errors import ClientProtocolError
 from support.captured import as_user, environment
-from support.programs import require, takes_root, unavailable
+from support.programs import require, unavailable
 
 TALK = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); s.sendall(b'x'); print(s.recv(9).decode())"
 
@@ -29,11 +29,6 @@ def made(*flags):
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-@pytest.fixture
-def root():
-    takes_root()
 
 
 async def enter(pid, *argv):

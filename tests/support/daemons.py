@@ -57,7 +57,7 @@ def give(path: Path, *, mode: int | None = None) -> Path:
 @contextlib.contextmanager
 def world_directory(prefix: str) -> Iterator[Path]:
     """A directory that the server user can reach and write; pytest's own are closed to others."""
-    directory = Path(tempfile.mkdtemp(prefix=f"sbxproxy-{prefix}-"))
+    directory = Path(tempfile.mkdtemp(prefix=f"sbxtests-{prefix}-"))
     try:
         yield give(directory, mode=0o755)
     finally:
