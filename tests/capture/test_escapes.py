@@ -1,11 +1,15 @@
 """What a confined program tries, and what it meets: as root and as an unprivileged user."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from support.captured import ESCAPES, MODES, confine
+from support.captured import ESCAPES, MODES, NOBODY, as_user, confine
+from support.programs import takes_root, unavailable
 
 REFUSED = {"EPERM", "EACCES"}
 
@@ -98,8 +102,6 @@ def run(request):
 
 
 def interpreter(mode):
-    from support.captured import as_user
-
     return as_user(mode)[-1]
 
 
@@ -130,3 +132,22 @@ def test_what_was_captured_came_with_its_destination(run):
 def test_the_sandbox_interpreter_is_the_one_meant(run):
     assert run[0].code == 0
     assert sys.executable
+
+
+def test_control_groups_given_to_the_user_are_read_only():
+    """A desktop's users own groups, of programs outside too; ``cgroup.kill`` knows no process namespaces."""
+    takes_root()
+    mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    tops = [top for _, top, kind, *_ in mounted if kind == "cgroup2" and os.access(top, os.W_OK)]
+    if not tops:
+        unavailable("there is no cgroup2 here that can be written")
+    group = Path(tops[0], f"sbxproxy-test-{os.getpid()}")
+    group.mkdir()
+    try:
+        os.chown(group / "cgroup.procs", NOBODY, NOBODY)
+        free = subprocess.run([*as_user("unprivileged"), "-c", f"open('{group}/cgroup.procs', 'w')"], check=False, cwd="/")
+        seen = confine("unprivileged", ["sh", "-c", f"(: > {group}/cgroup.procs) 2>&1"])
+    finally:
+        group.rmdir()
+    assert free.returncode == 0
+    assert "Read-only" in seen.output
