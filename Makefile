@@ -1,5 +1,5 @@
 # Each target sets up everything it needs: an own virtual environment in .venv, packages from PyPI, Debian packages when run as root.
-.PHONY: demo test lint types check bench setup clean schema constraints
+.PHONY: demo test lint types check bench bench-micro setup clean schema constraints
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,8 +18,12 @@ lint: .venv/.dev
 types: .venv/.dev
 	$(BIN)/mypy
 
-bench: .venv/.dev             ## tunnels per second and throughput against other proxies in one run
-	$(BIN)/python -m benchmarks
+bench: .venv/.dev             ## sbxproxy beside other proxies in one run; half an hour (BENCH=--quick: two minutes)
+	$(BIN)/python -m benchmarks setup
+	$(BIN)/python -m benchmarks run $(BENCH)
+
+bench-micro: .venv/.dev       ## the parts of a connection, one by one; five seconds
+	$(BIN)/python -m benchmarks micro
 
 schema: .venv/.dev            ## write docs/policy.schema.json again
 	$(BIN)/sbxproxy schema > docs/policy.schema.json

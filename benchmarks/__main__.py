@@ -1,75 +1,137 @@
-"""``python -m benchmarks [connect|relay] [--rounds N] [--quick] [--out DIR]``, ``python -m benchmarks micro`` or ``… postgres``."""
+"""``python -m benchmarks [run|setup|micro|policy|postgres] …``; without a word, ``run``."""
 
 from __future__ import annotations
 
 import argparse
 import signal
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import micro, postgres
-from benchmarks.report import markdown, save
-from benchmarks.run import UNITS, Plan, run
-from benchmarks.subjects import SUBJECTS, install_mitmproxy
+from benchmarks import micro, policy, postgres, setup
+from benchmarks.build import BUILD, CannotBuild
+from benchmarks.figures import Figures
+from benchmarks.plan import Plan
+from benchmarks.report import comparison, markdown
+from benchmarks.run import run
+from benchmarks.subjects import SUBJECTS, Subject
+from benchmarks.workloads import WORKLOADS, Workload
+
+RESULTS = Path(__file__).parent / "results"
+PASSING = BUILD / "results"
+"""Where a part of a run goes, since it isn't what the documentation shows."""
 
 _INTERRUPTED = 130
 
 
-def main() -> int:
-    if sys.argv[1:2] == ["micro"]:
-        return micro.main(sys.argv[2:])
-    if sys.argv[1:2] == ["postgres"]:
-        return postgres.main(sys.argv[2:])
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure sbxproxy beside others in one run.")
-    parser.add_argument("workload", nargs="?", choices=[*UNITS, "all"], default="all")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
-    parser.add_argument("--concurrency", type=int, default=32, help="connections at a time in connect")
-    parser.add_argument("--quick", action="store_true", help="see that it works: one round of 0.2 s; the figures mean nothing")
-    parser.add_argument("--only", action="append", metavar="SUBJECT", choices=[subject.name for subject in SUBJECTS])
-    parser.add_argument("--install-mitmproxy", action="store_true", help="from PyPI, into an environment of its own")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
-    options = parser.parse_args()
-    if options.rounds < 1 or options.seconds <= 0 or options.concurrency < 1:
-        parser.error("--rounds, --seconds and --concurrency must be positive")
-    plan = Plan(rounds=options.rounds, seconds=options.seconds, concurrency=options.concurrency)
-    if options.quick:
-        plan = Plan(rounds=1, seconds=0.2, concurrency=8)
-    workloads = list(UNITS) if options.workload == "all" else [options.workload]
-    subjects = [subject for subject in SUBJECTS if not options.only or subject.name in options.only]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says; returns the exit code."""
+    others = {"micro": micro.main, "postgres": postgres.main, "policy": policy.main, "setup": setup.main}
+    if arguments and arguments[0] in others:
+        return others[arguments[0]](list(arguments[1:]))
+    if arguments and arguments[0] == "run":
+        arguments = arguments[1:]
+    options = _options(arguments)
     console = Console(stderr=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if options.install_mitmproxy:
-            console.print("installing mitmproxy …")
-            try:
-                install_mitmproxy()
-            except subprocess.CalledProcessError as error:
-                console.print(f"mitmproxy can't be installed (pip ended with {error.returncode}); its rows stay empty")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("starting", total=plan.rounds * len(workloads) * len(subjects))
-            begun = False
-
-            def tick(label: str) -> None:
-                nonlocal begun
-                progress.update(task, description=label, advance=1 if begun else 0)
-                begun = True
-
-            tables = run(workloads, plan, tick, subjects)
+        old = Figures.load(options.compare) if options.compare else None
+        figures = _run(options, console)
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
         return _INTERRUPTED
-    paths = save(tables, options.out)
-    print(markdown(tables))
-    for path in paths:
-        console.print(f"written: {path}", style="dim")
+    except (CannotBuild, ValueError) as error:
+        console.print(f"benchmarks: {error}", markup=False, highlight=False)
+        return 1
+    print(markdown(figures))
+    if old is not None:
+        print(comparison(figures, old))
+    if options.out is not None:
+        _write(figures, options, console)
     return 0
 
 
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    families = list(dict.fromkeys(work.family for work in WORKLOADS))
+    names = [subject.name for subject in SUBJECTS]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks run",
+        description="Measure sbxproxy beside other proxies in one interleaved run.",
+        epilog=f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. Also: setup, micro, policy, postgres.",
+    )
+    parser.add_argument("--only", metavar="W1b,W3", help="families of workloads, or ids such as 'W1b c32'")
+    parser.add_argument("--subjects", metavar="A,B", help="what is measured; default: everything that is installed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
+    parser.add_argument("--quick", action="store_true", help="one round of 0.3 s, within two minutes; the figures mean little")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="show what changed since that run")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write JSON and Markdown there; default: benchmarks/results for a whole run, else build/bench/results",
+    )
+    parser.add_argument("--name", metavar="NAME", help="of the files; default: run, quick, or the chosen workloads")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds and --seconds must be positive")
+    try:
+        options.workloads = _chosen(options.only, {work.id: work for work in WORKLOADS}, families)
+        options.chosen = _subjects(options.subjects, names)
+    except ValueError as error:
+        parser.error(str(error))
+    options.plan = (
+        Plan(rounds=1, seconds=0.3, quick=True) if options.quick else Plan(rounds=options.rounds, seconds=options.seconds)
+    )
+    options.name = options.name or (options.only or ("quick" if options.quick else "run")).replace(",", "-").replace(" ", "-")
+    whole = not (options.only or options.subjects or options.quick)
+    options.out = None if options.no_save else options.out or (RESULTS if whole else PASSING)
+    return options
+
+
+def _chosen(text: str | None, known: dict[str, Workload], families: Sequence[str]) -> list[Workload]:
+    if text is None:
+        return list(known.values())
+    # "idle 1,000" has a comma of its own.
+    words = [text.strip()] if text.strip() in known else [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known and word not in families:
+            raise ValueError(f"--only: no workload {word!r}; there are {', '.join(families)}, and {', '.join(known)}")
+    return [work for work in known.values() if work.id in words or work.family in words]
+
+
+def _subjects(text: str | None, names: Sequence[str]) -> list[Subject]:
+    words = [word.strip().lower() for word in text.split(",")] if text else [name.lower() for name in names]
+    for word in words:
+        if word not in [name.lower() for name in names]:
+            raise ValueError(f"--subjects: no subject {word!r}; there are {', '.join(names)}")
+    return [subject for subject in SUBJECTS if subject.name.lower() in words]
+
+
+def _run(options: argparse.Namespace, console: Console) -> Figures:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting")
+
+        def tick(label: str, total: int) -> None:
+            progress.update(task, description=label, total=total, advance=1)
+
+        return run(options.workloads, options.chosen, options.plan, tick, command)
+
+
+def _write(figures: Figures, options: argparse.Namespace, console: Console) -> None:
+    data = options.out / f"{options.name}.json"
+    figures.save(data)
+    text = data.with_suffix(".md")
+    text.write_text(markdown(figures))
+    for path in (data, text):
+        console.print(f"written: {path}", style="dim", highlight=False)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -19,8 +19,8 @@ from ipaddress import IPv4Address
 
 import trio
 
-from benchmarks.load import HELLO, NAME
 from benchmarks.policy import document
+from benchmarks.rig import HELLO, HELLO_NAME
 from sbxproxy.address import parse_address
 from sbxproxy.hostname import canonical_hostname
 from sbxproxy.net import dial, relay
@@ -31,7 +31,7 @@ from sbxproxy.wire.http1 import cut_request_head, parse_request_head
 from sbxproxy.wire.sniff import sniff
 
 _HOME = IPv4Address("127.0.0.1")
-_HEAD = f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n\r\n".encode()
+_HEAD = f"CONNECT {HELLO_NAME}:443 HTTP/1.1\r\nHost: {HELLO_NAME}:443\r\n\r\n".encode()
 
 Part = Callable[[int], Awaitable[None]]
 """Does the operation that many times."""
@@ -126,10 +126,10 @@ def _dialling(server: socket.socket, *, ours: bool) -> Part:
     async def part(times: int) -> None:
         for _ in range(times):
             if ours:
-                stream, _ = await dial([_HOME], port, connect=10, total=30)
+                dialled, _ = await dial([_HOME], port, connect=10, total=30)
+                dialled.socket.close()
             else:
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-            stream.socket.close()
+                (await trio.open_tcp_stream("127.0.0.1", port)).socket.close()
             server.accept()[0].close()
 
     return part

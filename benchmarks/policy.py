@@ -1,4 +1,4 @@
-"""``python -m benchmarks.policy``: what loading a policy costs, and a decision by it, at 10, 1,000 and 100,000 domains and ranges.
+"""``python -m benchmarks policy``: what loading a policy costs, and a decision by it, at 10, 1,000 and 100,000 domains and ranges.
 
 No network and no event loop: this is the pure part, measured alone.
 """
@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,11 +105,12 @@ def markdown(figures: list[Figures]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.policy", description="Measure loading and deciding.")
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table and save it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks policy", description="Measure loading and deciding.")
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean little")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sizes, batch = (SIZES[:2], 64) if options.quick else (SIZES, 6400)
     figures = [measure(size, batch) for size in sizes]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -120,4 +121,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

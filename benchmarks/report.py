@@ -1,92 +1,129 @@
-# ruff: noqa: RUF001 - a times sign and a dash are meant
-"""Puts figures where people look: a Markdown table, JSON for later comparison, and a plot."""
+# ruff: noqa: RUF001 - times signs and dashes are meant
+"""Puts figures where people look: Markdown tables, the verdict on the targets, and what changed since an older run."""
 
 from __future__ import annotations
 
-__all__ = ["markdown", "save"]
+__all__ = ["comparison", "markdown", "targets"]
 
-import json
-import os
-import platform
 import statistics
-import time
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from benchmarks.run import CPU_UNITS, Row, Table
-
-_COLOURS = {"sbxproxy": "#2a6fdb", "direct": "#9aa5b1"}
+from benchmarks.figures import Figures, Row
+from benchmarks.targets import OURS, judge_targets
 
 
-def markdown(tables: list[Table]) -> str:
-    """Return one table per workload: median with least and most, the ratio to direct, processor time."""
-    return "\n\n".join(_markdown(table) for table in tables) + "\n"
+def markdown(figures: Figures) -> str:
+    """Return everything: what ran where, a table per workload, the targets."""
+    parts = [_setting(figures), *(_table(figures, workload) for workload in figures.workloads)]
+    parts += [targets(figures), _versions(figures)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown(table: Table) -> str:
-    lines = [
-        f"**{table.workload}**: {table.unit}, median of {table.plan.rounds}",
-        "",
-        f"| subject | {table.unit} | min to max | × direct | {CPU_UNITS[table.workload]} | failures |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    return "\n".join([*lines, *(_line(table, row) for row in table.rows)])
+def _setting(figures: Figures) -> str:
+    machine = figures.machine
+    return (
+        f"`{figures.command}` at {machine['time']}, revision {machine['revision']}: {machine['processor']}, "
+        f"{machine['cpus']} processors, Linux {machine['kernel']}, Python {machine['python']}; "
+        f"{figures.plan['rounds']} interleaved rounds of {figures.plan['seconds']:g} s; load average at the start "
+        f"{machine['load average'][0]:.1f}."
+    )
 
 
-def _line(table: Table, row: Row) -> str:
-    if row.median is None:
-        return f"| {row.subject} | – | {row.missing or 'no figures'} | – | – | – |"
-    ratio = table.ratio(row)
-    digits = 0 if table.workload == "connect" else 2
-    cpu = f"{statistics.median(row.cpu):.{digits}f}" if row.cpu else "–"
-    span = f"{min(row.samples):,.{digits}f} to {max(row.samples):,.{digits}f}"
-    shown = "–" if ratio is None else f"{ratio:.2f}"
-    return f"| {row.subject} | {row.median:,.{digits}f} | {span} | {shown} | {cpu} | {row.failures} |"
+def _table(figures: Figures, workload: str) -> str:
+    rows = figures.of(workload)
+    unit = rows[0].unit
+    best = _best_peer(rows)
+    direct = next((row.median for row in rows if row.subject == "direct"), None)
+    many = len(rows) > 1
+    cpu = "CPU s/GiB" if unit == "Gbit/s" else "CPU µs/op"
+    lengths = any(row.p50 for row in rows)
+    heads = ["subject", unit, "min to max"]
+    heads += ["× direct", "× best peer"] if many else []
+    heads += [cpu] if any(row.cpu for row in rows) else []
+    heads += ["p50 ms", "p99 ms"] if lengths else []
+    lines = [f"**{workload}**", "", f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(heads) - 1)}|"]
+    absent = []
+    for row in rows:
+        if row.median is None:
+            absent.append(f"{row.subject}: {row.missing or row.why or 'no figures'}")
+            continue
+        cells = [row.subject, _number(row.median), f"{_number(min(row.samples))} to {_number(max(row.samples))}"]
+        if many:
+            cells += [_ratio(row.median, direct), _ratio(row.median, best)]
+        if cpu in heads:
+            cells += [_number(row.median_cpu)]
+        if lengths:
+            cells += [_number(_milliseconds(row.p50)), _number(_milliseconds(row.p99))]
+        if row.failures:
+            cells[0] += f" ({row.failures} failed: {row.why})"
+        lines.append(f"| {' | '.join(cells)} |")
+    if absent:
+        lines += ["", f"Without figures: {'; '.join(absent)}."]
+    return "\n".join(lines)
 
 
-def save(tables: list[Table], directory: Path) -> list[Path]:
-    """Write ``NAME.json``, ``NAME.md`` and, with matplotlib, ``NAME.svg``; return what was written."""
-    directory.mkdir(parents=True, exist_ok=True)
-    name = "-".join(table.workload for table in tables)
-    machine = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "load average": os.getloadavg(),
-    }
-    data = directory / f"{name}.json"
-    data.write_text(json.dumps({"machine": machine, "tables": [asdict(table) for table in tables]}, indent=1) + "\n")
-    text = directory / f"{name}.md"
-    text.write_text(markdown(tables))
-    plot = _plot(tables, directory / f"{name}.svg")
-    return [data, text, *([plot] if plot else [])]
-
-
-def _plot(tables: list[Table], path: Path) -> Path | None:
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to import
-
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt  # noqa: PLC0415
-    except ImportError:
+def _best_peer(rows: Sequence[Row]) -> float | None:
+    medians = [row.median for row in rows if row.subject not in {OURS, "direct"} and row.median]
+    if not medians:
         return None
-    figure, axes = plt.subplots(1, len(tables), figsize=(5 * len(tables), 3.2), squeeze=False)
-    for axis, table in zip(axes[0], tables, strict=True):
-        _bars(axis, table)
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+    return min(medians) if rows[0].less_is_better else max(medians)
 
 
-def _bars(axis: Any, table: Table) -> None:
-    rows = [row for row in reversed(table.rows) if row.median is not None]
-    names = [row.subject for row in rows]
-    medians = [row.median or 0.0 for row in rows]
-    below = [median - min(row.samples) for median, row in zip(medians, rows, strict=True)]
-    above = [max(row.samples) - median for median, row in zip(medians, rows, strict=True)]
-    axis.barh(names, medians, xerr=[below, above], capsize=3, color=[_COLOURS.get(name, "#c9b27c") for name in names])
-    axis.set_xlabel(table.unit)
-    axis.set_title(f"{table.workload} (median of {table.plan.rounds}, whiskers: min and max)", fontsize=9)
+def _milliseconds(samples: Sequence[float]) -> float | None:
+    return statistics.median(samples) / 1e3 if samples else None
+
+
+def _ratio(value: float, other: float | None) -> str:
+    return f"{value / other:.2f}" if other else "–"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def targets(figures: Figures) -> str:
+    """Return the table of what must be reached, empty where the run touches none of it."""
+    judged = judge_targets(figures)
+    if not judged:
+        return ""
+    lines = ["**Targets**", "", "| workload | must | reached | |", "|---|---|--:|---|"]
+    lines += [
+        f"| {target.workload} | {target.text} | {_number(reached)} | {verdict.value} |" for target, reached, verdict in judged
+    ]
+    return "\n".join(lines)
+
+
+def _versions(figures: Figures) -> str:
+    return "Versions: " + "; ".join(f"{name} {version}" for name, version in figures.versions.items() if version) + "."
+
+
+def comparison(new: Figures, old: Figures) -> str:
+    """Return what a change did: ratios to direct (or the figure itself) and CPU per operation, old against new."""
+    lines = [
+        f"Compared with {old.machine['revision']} ({old.machine['time']}); ratios to `direct` where both have it, since speed drifts.",
+        "",
+        "| workload | subject | old | new | change | CPU old | CPU new | change |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in new.rows:
+        before = next((one for one in old.rows if (one.workload, one.subject) == (row.workload, row.subject)), None)
+        if before is None or row.subject == "direct" or row.median is None or before.median is None:
+            continue
+        was, is_now = _relative(old, before), _relative(new, row)
+        if was is None or is_now is None:
+            was, is_now = before.median, row.median
+        cells = [row.workload, row.subject, _number(was), _number(is_now), _change(was, is_now)]
+        cells += [_number(before.median_cpu), _number(row.median_cpu), _change(before.median_cpu, row.median_cpu)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _relative(figures: Figures, row: Row) -> float | None:
+    direct = figures.median(row.workload, "direct")
+    return row.median / direct if direct and row.median is not None else None
+
+
+def _change(was: float | None, is_now: float | None) -> str:
+    return f"{(is_now / was - 1) * 100:+.0f} %" if was and is_now is not None else "–"

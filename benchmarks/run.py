@@ -1,157 +1,124 @@
-"""Runs rounds: each round measures every subject once, so that what the machine does meanwhile hits them alike."""
+"""Runs rounds: each measures every subject once in every workload, so that what the machine does meanwhile hits them alike."""
 
 from __future__ import annotations
 
-__all__ = ["Plan", "Row", "Table", "run"]
+__all__ = ["run"]
 
-import json
 import os
-import statistics
+import platform
 import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks.load import HELLO, Load, Measured
-from benchmarks.subjects import SUBJECTS, Running, Subject, Unavailable, cpu_seconds, spawn
+from benchmarks.check import Wrong, check_denied, check_terminated, check_tunnel
+from benchmarks.figures import Figures, Row
+from benchmarks.plan import Plan
+from benchmarks.process import ROOT
+from benchmarks.rig import Rig, open_rig
+from benchmarks.subjects import Running, Subject, Unavailable
+from benchmarks.workloads import Streamed, Workload
 
-UNITS = {"connect": "tunnels/s", "relay": "Gbit/s"}
-CPU_UNITS = {"connect": "CPU µs/tunnel", "relay": "CPU s/GiB"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How much to measure.
-
-    Attributes:
-        rounds: measurements of each subject.
-        seconds: length of one.
-        concurrency: connections at a time in ``connect``, over all load processes.
-    """
-
-    rounds: int = 5
-    seconds: float = 3.0
-    concurrency: int = 32
+_SETTLE = 0.1
 
 
-@dataclass(slots=True)
-class Row:
-    """One subject's figures in a table.
-
-    Attributes:
-        subject: its name.
-        samples: one figure per round, in the table's unit.
-        cpu: processor time per operation, one figure per round; empty where there is no process.
-        failures: operations that failed.
-        missing: why there are no figures.
-    """
-
-    subject: str
-    samples: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    failures: int = 0
-    missing: str = ""
-
-    @property
-    def median(self) -> float | None:
-        return statistics.median(self.samples) if self.samples else None
-
-
-@dataclass(slots=True)
-class Table:
-    """The figures of one workload."""
-
-    workload: str
-    plan: Plan
-    rows: list[Row]
-
-    @property
-    def unit(self) -> str:
-        return UNITS[self.workload]
-
-    def ratio(self, row: Row) -> float | None:
-        """Return a row's median against that of ``direct``."""
-        direct = next((other.median for other in self.rows if other.subject == "direct"), None)
-        return row.median / direct if row.median and direct else None
-
-
-def run(workloads: Sequence[str], plan: Plan, tick: Callable[[str], None], subjects: Sequence[Subject] = SUBJECTS) -> list[Table]:
-    """Start every subject, measure *workloads* in rounds, and end everything, Ctrl-C included.
+def run(
+    workloads: Sequence[Workload], subjects: Sequence[Subject], plan: Plan, tick: Callable[[str, int], None], command: str
+) -> Figures:
+    """Start every subject, look whether it does what it should, measure in rounds, and end everything, Ctrl-C included.
 
     Args:
-        workloads: ``connect``, ``relay``.
+        workloads: what to measure.
+        subjects: whom.
         plan: how much.
-        tick: called before each measurement with what it is.
-        subjects: what to measure.
+        tick: called before each step with what it is, and how many there are.
+        command: told in the figures.
+
+    Raises:
+        CannotBuild: the load generator can't be compiled.
     """
-    load_cpus, subject_cpu = _placement()
-    tables = [Table(workload, plan, [Row(subject.name) for subject in subjects]) for workload in workloads]
+    names = [subject.name for subject in subjects]
+    rows = [Row(work.id, name, work.unit, work.less_is_better) for work in workloads for name in work.rows(names)]
+    versions = {subject.name: subject.version() for subject in subjects}
+    told = {name: "missing" if version is None else version for name, version in versions.items()}
+    figures = Figures(machine(), told, command, asdict(plan), rows)
+    standing = subjects if any(work.standing for work in workloads) else []
+    total = len(standing) + plan.rounds * len(rows)
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sbxproxy-bench-")))
-        origin = spawn(
-            stack,
-            [sys.executable, "-m", "benchmarks.origin", str(len(HELLO))],
-            log=directory / "origin.log",
-            cpu=load_cpus[0] if load_cpus else None,
-            stdin=subprocess.PIPE,
-        )
-        assert origin.stdout is not None
-        small, bulk = map(int, origin.stdout.readline().split())
+        rig = stack.enter_context(open_rig())
         running: dict[str, Running | str] = {}
-        for subject in subjects:
-            try:
-                running[subject.name] = subject.start(stack, directory, subject_cpu)
-            except Unavailable as error:
-                running[subject.name] = str(error)
+        for subject in standing:
+            tick(f"starting {subject.name}", total)
+            running[subject.name] = _start(stack, rig, subject)
+        wrong = {name: _check(rig, one, workloads) for name, one in running.items() if isinstance(one, Running)}
         for number in range(plan.rounds):
-            for table in tables:
-                for row in table.rows:
-                    started_or_why = running[row.subject]
-                    tick(f"round {number + 1}: {table.workload}, {row.subject}")
-                    if isinstance(started_or_why, str):
-                        row.missing = started_or_why
-                    else:
-                        port = small if table.workload == "connect" else bulk
-                        _measure(table, row, started_or_why, origin=port, cpus=load_cpus, directory=directory)
-    return tables
+            for work in workloads:
+                for row in figures.of(work.id):
+                    tick(f"round {number + 1}: {work.id}, {row.subject}", total)
+                    if not row.missing:
+                        _measure(rig, work, row, running.get(row.subject), wrong, plan)
+    return figures
 
 
-def _placement() -> tuple[list[int], int | None]:
-    """Keep the load and the origin off the subject's processor, where there are two."""
-    cpus = sorted(os.sched_getaffinity(0))
-    return (cpus[:-1], cpus[-1]) if len(cpus) > 1 else ([], None)
+def _start(stack: ExitStack, rig: Rig, subject: Subject) -> Running | str:
+    try:
+        return subject.start(stack, rig)
+    except Unavailable as error:
+        return str(error)
 
 
-def _measure(table: Table, row: Row, subject: Running, *, origin: int, cpus: Sequence[int], directory: Path) -> None:
-    workload, plan = table.workload, table.plan
-    processes = max(1, min(len(cpus), 4)) if workload == "connect" else 1
-    load = Load(
-        mode=workload,
-        origin=origin,
-        proxy=subject.port,
-        seconds=plan.seconds,
-        concurrency=max(1, plan.concurrency // processes),
-    )
-    before = cpu_seconds(subject.process)
-    results = _load(load, processes, cpus, directory)
-    after = cpu_seconds(subject.process)
-    row.failures += sum(result.failures for result in results)
-    count = sum(result.count for result in results)
-    rate = sum(result.count / result.seconds for result in results)
-    row.samples.append(rate if workload == "connect" else rate * 8 / 1e9)
-    if before is not None and after is not None and count:
-        row.cpu.append((after - before) / count * (1e6 if workload == "connect" else 2**30))
+def _check(rig: Rig, running: Running, workloads: Sequence[Workload]) -> dict[bool, str]:
+    """Return what is wrong with a subject's tunnels (``False``) and terminated connections (``True``)."""
+    found = {}
+    for terminated in {isinstance(work, Streamed) and work.terminated for work in workloads if work.standing}:
+        try:
+            if not terminated:
+                check_tunnel(rig, running)
+                check_denied(running)
+            elif running.authority is not None:
+                check_terminated(rig, running)
+        except Wrong as error:
+            found[terminated] = f"not measured, since it does something else: {error}"
+    return found
 
 
-def _load(load: Load, processes: int, cpus: Sequence[int], directory: Path) -> list[Measured]:
-    with ExitStack() as stack:
-        argv = [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(load))]
-        started = [
-            spawn(stack, argv, log=directory / "load.log", cpu=cpus[index % len(cpus)] if cpus else None)
-            for index in range(processes)
-        ]
-        outputs = [process.communicate(timeout=load.seconds * 3 + 60)[0] for process in started]
-        return [Measured(**json.loads(output)) for output in outputs]
+def _measure(
+    rig: Rig, work: Workload, row: Row, running: Running | str | None, wrong: dict[str, dict[bool, str]], plan: Plan
+) -> None:
+    if work.standing:
+        terminated = isinstance(work, Streamed) and work.terminated
+        row.missing = running if isinstance(running, str) else wrong[row.subject].get(terminated, "")
+    if row.missing or isinstance(running, str):
+        return
+    time.sleep(_SETTLE)
+    try:
+        row.add(work.measure(rig, row.subject, running, plan))
+    except Unavailable as error:
+        row.missing = str(error)
+
+
+def machine() -> dict[str, Any]:
+    """Return what tells this machine and moment from others."""
+    model = next((line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")), "")
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "processor": model,
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "revision": revision,
+        "load average": list(os.getloadavg()),
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
