@@ -10,6 +10,7 @@ import trio
 from sbxproxy.capture import CaptureUnavailable, Probe, probe
 from sbxproxy.capture.unavailable import remedy
 from support.captured import MODES, as_user, environment
+from support.programs import require, takes_root
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -35,6 +36,17 @@ async def test_a_limit_of_the_kernel_is_named_with_its_remedy():
     assert b"max_net_namespaces" in done.stdout
 
 
+async def test_a_root_that_can_not_map_itself_is_told_so():
+    """Its user namespaces work up to there, so nothing that the machine forbids would be the reason."""
+    takes_root()
+    code = "import trio; from sbxproxy.capture import probe; print(trio.run(probe))"
+    argv = [require("setpriv"), "--bounding-set=-all", "--inh-caps=-all", *as_user("root"), "-c", code]
+    done = await trio.run_process(argv, env=environment(), capture_stdout=True, capture_stderr=True, check=False)
+    assert b"mapping user 0" in done.stdout, done.stderr
+    assert b"CAP_SETFCAP" in done.stdout
+    assert b"sysctl" not in done.stdout
+
+
 async def test_a_step_that_fails_is_told(monkeypatch):
     monkeypatch.setattr("sys.executable", "")
     found = await probe()
@@ -54,6 +66,7 @@ async def test_another_system_is_told(monkeypatch):
         ("user namespace", errno.ENOSPC, "max_user_namespaces"),
         ("user namespace", errno.EPERM, "unprivileged_userns_clone"),
         ("user namespace: mapping", errno.EPERM, "CAP_SYS_ADMIN"),
+        ("user namespace: mapping user 0", errno.EPERM, "CAP_SETFCAP"),
         ("user namespace", errno.EINVAL, "kernel"),
         ("mounts", errno.EACCES, "AppArmor"),
         ("nf_tables", errno.EPERM, "CAP_NET_ADMIN"),

@@ -14,6 +14,7 @@ _NAMESPACES = (
     "an AppArmor profile with `userns,`), or run with CAP_SYS_ADMIN and CAP_NET_ADMIN; in a container, its seccomp profile must allow "
     "unshare and mount"
 )
+_USER_0 = "user 0 can't map itself without CAP_SETFCAP: let it have that capability, or run sbxproxy as another user"
 _LIMITS = "raise the limits in /proc/sys/user: max_user_namespaces, max_net_namespaces, max_mnt_namespaces, max_pid_namespaces"
 _REFUSED = frozenset({errno.EPERM, errno.EACCES})
 
@@ -37,7 +38,9 @@ class CaptureUnavailable(ConfigurationError):  # noqa: N818 - says what is the c
 
 def remedy(step: str, number: int) -> str:
     """Tell what would make *step* succeed where it failed with error *number*; empty if that isn't known."""
-    kind = step.partition(":")[0]
+    kind, _, detail = step.partition(": ")
+    if detail == "mapping user 0" and number == errno.EPERM:
+        return _USER_0
     if kind in {"user namespace", "namespaces"} and number in {errno.ENOSPC, errno.EUSERS}:
         return _LIMITS
     if kind in {"user namespace", "namespaces", "mounts", "masks", "/proc", "listeners"} and number in _REFUSED:

@@ -53,7 +53,7 @@ def leave_host() -> bool:
     user, group = os.geteuid(), os.getegid()
     with step("user namespace"):
         unshare(CLONE_NEWUSER | _KINDS)
-    with step("user namespace: mapping"):
+    with step("user namespace: mapping user 0" if user == 0 else "user namespace: mapping"):
         # Without this a group could be dropped, and with it a denial that a file states for that group.
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{user} {user} 1")
