@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from importlib import import_module
 from typing import TypeVar
 
 import pytest
 
+from sbxproxy.sandbox.doors import BEHIND
 from sbxproxy.settings import Settings
 from support.programs import FOR_ROOT, takes_root
 
 if os.environ.get("SBXPROXY_ENGINE") == "0":
     Settings.__init__.__kwdefaults__["engine"] = False
+
+
+for module in (*BEHIND, "sbxproxy.dns.reading"):
+    import_module(module)  # which a proxy would do in a thread, and no test's clock waits for threads
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["Proxy"]
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,23 +15,35 @@ import trio
 from trio.abc import Stream
 
 from sbxproxy.address import IPAddress, PrefixTable
-from sbxproxy.connection import Context, Dialer
-from sbxproxy.dns import Forward, Forwarder
+from sbxproxy.connection.context import Context, Dialer
+from sbxproxy.dns.forward import Forwarder
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.events import Observer
 from sbxproxy.http.pool import Pool
-from sbxproxy.net import Resolver, Slots, SystemResolver, dial, fd_budget, is_host_address
+from sbxproxy.loading import Loading
+from sbxproxy.net.descriptors import fd_budget
+from sbxproxy.net.dial import dial
 from sbxproxy.net.engine import Engine
-from sbxproxy.policy import Boundary, Policy
-from sbxproxy.sandbox import Sandbox, check_references
+from sbxproxy.net.host import is_host_address
+from sbxproxy.net.listen import Slots
+from sbxproxy.net.resolve import Resolver, SystemResolver
+from sbxproxy.policy.model import Policy
+from sbxproxy.policy.reach import Boundary
+from sbxproxy.sandbox.doors import BEHIND
+from sbxproxy.sandbox.references import check_references
+from sbxproxy.sandbox.sandbox import Sandbox
 from sbxproxy.secrets import Secret, Secrets, SecretSource
 from sbxproxy.settings import Settings
 from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.stages.terminator import TlsTerminator
-from sbxproxy.tls import Authority, UpstreamTls
+from sbxproxy.tls.authority import Authority
+from sbxproxy.tls.upstream import UpstreamTls
 
 MAX_NAME = 200
+
+PAUSE = 0.05
+"""Seconds after its start until a proxy loads what no connection has asked for yet: what waits for the start goes first."""
 
 
 class Proxy:
@@ -76,14 +89,17 @@ class Proxy:
         self._flows = Slots(limits.flows or fd_budget(), limit="flows")
         self._sandboxes: dict[str, Sandbox] = {}
         self._endpoints: dict[tuple[IPAddress, int], int] = {}
+        self._epoch = 0
         self._engine = Engine()
-        self._forwarder: Forward | None = None
+        self._forwarder: Forwarder | None = None
+        self._machinery = Loading(*BEHIND)
         self._running = False
         self._boundary = Boundary(
             never=PrefixTable(self.settings.never),
             private=PrefixTable(self.settings.private_networks),
             listeners=self._is_own_listener,
             is_host_address=is_host_address if dialer is None else lambda _address: False,
+            epoch=lambda: self._epoch,
         )
 
     def __repr__(self) -> str:
@@ -95,15 +111,17 @@ class Proxy:
         return tuple(self._sandboxes.values())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled or drained: loads the roots, moves bytes, expires idle connections. Leaving it closes every sandbox.
+        """Run until cancelled or drained: moves bytes, expires idle connections. Leaving it closes every sandbox.
 
         Raises:
-            ConfigurationError: the roots for upstreams can't be loaded.
+            ConfigurationError: a file of roots that the settings name can't be loaded. The system's are read later; where they can't
+                be, no upstream is believed.
             RuntimeError: it is running already.
         """
         if self._running:
             raise RuntimeError("this proxy is running already")
-        await trio.to_thread.run_sync(self._upstream.load)
+        if self.settings.upstream_roots is not None or self.settings.extra_upstream_roots:
+            await trio.to_thread.run_sync(self._upstream.load)
         self._running = True
         self._done = trio.Event()
         moving = trio.CancelScope(shield=True)
@@ -116,6 +134,7 @@ class Proxy:
             try:
                 await nursery.start(move, name="move bytes")
                 nursery.start_soon(self._expire, name="expire idle connections")
+                nursery.start_soon(self._prepare, name="load what connections need")
                 task_status.started()
                 await self._done.wait()
             finally:
@@ -126,6 +145,14 @@ class Proxy:
                 # Not before: closing a sandbox cuts its flows, which says why they ended.
                 moving.cancel()
             nursery.cancel_scope.cancel(reason="drained")
+
+    async def _prepare(self) -> None:
+        await trio.sleep(PAUSE)
+        await self._machinery.finish()
+        with contextlib.suppress(ConfigurationError):  # which whoever needs them gets to hear
+            await trio.to_thread.run_sync(self._upstream.load)
+        if self._forwarder is not None:
+            await self._forwarder.load()
 
     async def _expire(self) -> None:
         interval = self.settings.limits.keep_alive / 4
@@ -194,13 +221,14 @@ class Proxy:
             forwarder=self._dns_forwarder,
             slots=Slots(limits.flows_per_sandbox, limit="flows_per_sandbox", within=self._flows),
             is_running=lambda: self._running,
+            ready=self._machinery.finish,
             closed=lambda: self._forget(name),
         )
         self._sandboxes[name] = sandbox
         return sandbox
 
-    def _dns_forwarder(self) -> Forward:
-        """Return what asks the name servers, for all sandboxes; made when the first of them needs it: making it imports dnspython."""
+    def _dns_forwarder(self) -> Forwarder:
+        """Return what asks the name servers, for all sandboxes; made when the first of them needs it."""
         if self._forwarder is None:
             self._forwarder = Forwarder(self.settings.nameservers, limits=self.settings.limits)
         return self._forwarder
@@ -224,10 +252,12 @@ class Proxy:
 
     def _register(self, endpoints: Sequence[tuple[IPAddress, int]]) -> Any:
         """Note addresses that this proxy listens on, which nothing may be connected to; returns what takes that back."""
+        self._epoch += 1
         for endpoint in endpoints:
             self._endpoints[endpoint] = self._endpoints.get(endpoint, 0) + 1
 
         def unregister() -> None:
+            self._epoch += 1
             for endpoint in endpoints:
                 self._endpoints[endpoint] -= 1
                 if not self._endpoints[endpoint]:

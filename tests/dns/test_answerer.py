@@ -465,7 +465,14 @@ def test_dnspython_is_imported_by_who_asks_name_servers_and_by_nobody_else():
     code = (
         "import sys, sbxproxy.proxy, sbxproxy.dns, sbxproxy.fronts.dns as f; from sbxproxy.dns import *\n"
         "from sbxproxy.policy import Boundary\n"
-        "DnsAnswerer('s', policy=None, boundary=Boundary(), resolver=None, emit=None)\n"
-        "assert 'dns' not in sys.modules; Forwarder(); assert 'dns.message' in sys.modules"
+        "DnsAnswerer('s', policy=None, boundary=Boundary(), resolver=None, emit=None); forwarder = Forwarder()\n"
+        "import threading, trio, importlib; assert 'dns' not in sys.modules\n"
+        "by = []\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'dns': by.append(threading.current_thread())\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "trio.run(forwarder.load)\n"
+        "assert 'dns.message' in sys.modules and by and threading.main_thread() not in by"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

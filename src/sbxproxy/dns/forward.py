@@ -24,6 +24,7 @@ import trio
 from sbxproxy.dns.host import HostNameservers, Nameserver
 from sbxproxy.dns.message import HEADER, MAX_UDP, QR, RD, TC, TYPE_OPT, Answer, Rcode
 from sbxproxy.errors import UpstreamResolveError
+from sbxproxy.loading import Loading
 from sbxproxy.settings import Limits
 
 MOST_IGNORED = 64
@@ -69,7 +70,7 @@ class Forwarder:
     One is shared by all sandboxes of a proxy: it judges nothing. Nothing runs in the background and nothing needs closing.
     """
 
-    __slots__ = ("_cache", "_nameservers", "_read", "_size", "_time")
+    __slots__ = ("_cache", "_nameservers", "_reading", "_size", "_time")
 
     def __init__(
         self,
@@ -77,15 +78,13 @@ class Forwarder:
         *,
         limits: Limits | None = None,
     ) -> None:
-        """Open nothing; dnspython is imported here.
+        """Open nothing.
 
         Args:
             nameservers: address and port of those to ask, or what returns them; the host's own if there is none.
             limits: ``dns_answer`` and ``dns_cache`` count here.
         """
-        from sbxproxy.dns.reading import read_answer  # noqa: PLC0415 - a tenth of a second
-
-        self._read = read_answer
+        self._reading = Loading("sbxproxy.dns.reading")
         if callable(nameservers):
             self._nameservers = nameservers
         elif nameservers:
@@ -97,6 +96,10 @@ class Forwarder:
         self._time = limits.dns_answer
         self._size = limits.dns_cache
         self._cache: OrderedDict[tuple[bytes, int], tuple[float, float, Answer]] = OrderedDict()
+
+    async def load(self) -> None:
+        """Import dnspython, in a thread; the first ``ask`` would."""
+        await self._reading.finish()
 
     async def ask(self, name: bytes, rdtype: int) -> tuple[Answer, float]:
         """Answer from the cache, or ask.
@@ -115,6 +118,7 @@ class Forwarder:
                 self._cache.move_to_end(key)
                 return answer, made
             del self._cache[key]
+        await self.load()
         answer = await self._ask_servers(name, rdtype)
         made = trio.current_time()
         if sum(len(record.rdata) for record in answer.records) <= MOST_KEPT:
@@ -159,8 +163,10 @@ class Forwarder:
             reply = await _over_tcp(server, message)
             if not _answers(reply, id_, question):
                 raise _NoAnswer
+        from sbxproxy.dns.reading import read_answer  # noqa: PLC0415 - dnspython; ``ask`` has loaded it
+
         try:
-            return self._read(reply, name, rdtype)
+            return read_answer(reply, name, rdtype)
         except ValueError:
             raise _NoAnswer from None
 

@@ -18,8 +18,8 @@ from typing import Any
 import trio
 from trio.abc import Listener, Stream
 
-from sbxproxy.dns import DnsAnswerer, Lookup
-from sbxproxy.net import BoundedListener, Slots
+from sbxproxy.dns.answerer import DnsAnswerer, Lookup
+from sbxproxy.net.listen import BoundedListener, Slots
 
 MOST_QUERY = 4096
 """Bytes of one query; with the longest name, EDNS and a signature it has a few hundred. Longer datagrams are cut, and so

@@ -16,19 +16,24 @@ import trio
 from trio.abc import Listener, Stream
 
 from sbxproxy.capture.captured import Captured
-from sbxproxy.connection import Context, serve_flow
-from sbxproxy.dns import DnsAnswerer
+from sbxproxy.connection.context import Context
+from sbxproxy.dns.answerer import DnsAnswerer
 from sbxproxy.errors import ClientProtocolError, LimitError
 from sbxproxy.events import FlowClosed, Problem, kinds
-from sbxproxy.fronts import Ask, open_transparent
+from sbxproxy.fronts.ask import Ask
 from sbxproxy.fronts.dns import serve_tcp, serve_udp
-from sbxproxy.net import Slots, peekable
-from sbxproxy.net.peek import PeekedStream
+from sbxproxy.fronts.transparent import open_transparent
+from sbxproxy.net.bare import Until
+from sbxproxy.net.listen import Slots
+from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.serve import serve_bounded
 from sbxproxy.net.sockets import abort, drop
-from sbxproxy.policy import Reason
+from sbxproxy.policy.decision import Reason
 
 DNS_PORT = 53
+
+BEHIND = ("sbxproxy.tls.verifying", "sbxproxy.tls.serving", "sbxproxy.connection.story")
+"""Modules that must be loaded before a connection is carried; ``story`` with most of what it imports is one of them."""
 
 Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
 """A front: reads what the client asks for; ``None`` if it left without asking."""
@@ -37,9 +42,20 @@ Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
 class Doors:
     """Lets connections into one sandbox, until drained or closed."""
 
-    __slots__ = ("_accepting", "_context", "_is_running", "_serving", "_slots")
+    __slots__ = ("_accepting", "_context", "_is_running", "_ready", "_serving", "_slots")
 
-    def __init__(self, context: Context, slots: Slots, is_running: Callable[[], bool]) -> None:
+    def __init__(
+        self, context: Context, slots: Slots, is_running: Callable[[], bool], ready: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Take what a connection needs.
+
+        Args:
+            context: what they share.
+            slots: how many there may be.
+            is_running: whether the proxy is.
+            ready: returns when the modules ``BEHIND`` the doors are loaded.
+        """
+        self._ready = ready
         self._context = context
         self._slots = slots
         self._is_running = is_running
@@ -166,7 +182,7 @@ class Doors:
         """Let the front read whom the client wants; ``None`` after telling it what was wrong."""
         started = trio.current_time()
         try:
-            with trio.fail_after(self._context.limits.first_bytes):
+            with Until(client, started + self._context.limits.first_bytes):
                 return await opener(client)
         except trio.TooSlowError:
             reason, detail = str(Reason.FIRST_BYTES_TIMEOUT), "the request to the proxy did not come in time"
@@ -183,6 +199,9 @@ class Doors:
         if not self._is_running():
             await self._turn_away(client, "not-running", "the proxy is not running")
             return None
+        await self._ready()
+        from sbxproxy.connection.story import serve_flow  # noqa: PLC0415 - loaded, see ``BEHIND``
+
         return await serve_flow(self._context, client, ask)
 
     async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sbxproxy.errors import PolicyError, PolicyProblem
-from sbxproxy.policy import Policy
+from sbxproxy.policy.model import Policy
 from sbxproxy.secrets import Secrets
 
 

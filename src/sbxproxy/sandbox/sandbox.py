@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["Sandbox"]
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,24 @@ from trio.abc import Listener, Stream
 
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
 from sbxproxy.capture.captured import Captured
-from sbxproxy.connection import Context, narrow
-from sbxproxy.dns import DnsAnswerer, Forward
+from sbxproxy.connection.context import Context
+from sbxproxy.dns.answerer import DnsAnswerer
+from sbxproxy.dns.forward import Forward
 from sbxproxy.errors import ConfigurationError, StageError
 from sbxproxy.events import Event, Observer, PolicyChanged, Problem
 from sbxproxy.flow import Flow
-from sbxproxy.fronts import Ask, ListenerAuth, StreamAsk, open_explicit, open_proxy_protocol
+from sbxproxy.fronts.ask import Ask, ListenerAuth, StreamAsk
+from sbxproxy.fronts.explicit import open_explicit
+from sbxproxy.fronts.proxy_protocol import open_proxy_protocol
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.net import Slots, describe, local_endpoints
+from sbxproxy.net.listen import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
-from sbxproxy.policy import Deny, Policy, Reason
+from sbxproxy.policy.decision import Deny, Reason
+from sbxproxy.policy.model import Policy
 from sbxproxy.sandbox.doors import Doors
 from sbxproxy.sandbox.references import check_references
 from sbxproxy.sandbox.trust import TrustFiles
-from sbxproxy.tls import Authority
+from sbxproxy.tls.authority import Authority
 from sbxproxy.tls.trust import proxy_environment, trust_environment
 
 CUT_PATIENCE = 1.0
@@ -64,6 +68,7 @@ class Sandbox:
         slots: Slots,
         forwarder: Callable[[], Forward],
         is_running: Callable[[], bool],
+        ready: Callable[[], Awaitable[None]],
         closed: Callable[[], None],
     ) -> None:
         """Not called by embedders: see ``Proxy.create_sandbox``."""
@@ -74,7 +79,7 @@ class Sandbox:
         self._observers = tuple(observers)
         self._plugins = plugins
         self._register = register
-        self._doors = Doors(context, slots, is_running)
+        self._doors = Doors(context, slots, is_running, ready)
         self._forwarder = forwarder
         self._on_close = closed
         self._dns: DnsAnswerer | None = None
@@ -148,6 +153,8 @@ class Sandbox:
     async def _stages_agree(self, flow: Flow) -> bool:
         if not self._context.policies or flow.decision is None or isinstance(flow.decision, Deny):
             return True
+        from sbxproxy.connection.story import narrow  # noqa: PLC0415 - loaded when there are flows
+
         before = type(flow.decision)
         try:
             return type(await narrow(self._context, flow)) is before

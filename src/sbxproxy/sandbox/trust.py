@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbxproxy.sandbox.tempdir import OwnedDirectory
-from sbxproxy.tls import bundle_pem
-from sbxproxy.tls.trust import java_trust_stores, java_truststore, system_bundles
+from sbxproxy.tls.trust import bundle_pem, java_trust_stores, java_truststore, system_bundles
 
 RESOLV_CONF = b"# Any address will do: every query is answered by the sandbox's own DNS.\nnameserver 192.0.2.53\n"
 

@@ -22,6 +22,9 @@ __all__ = [
     "make_request",
 ]
 
+from importlib import import_module
+
+from sbxproxy.sandbox.doors import BEHIND
 from sbxproxy.testing.decisions import check_policy, check_transform
 from sbxproxy.testing.hello import client_hello
 from sbxproxy.testing.http import HttpOrigin, fetch
@@ -30,3 +33,6 @@ from sbxproxy.testing.network import MemoryNetwork
 from sbxproxy.testing.outside import check_observer, check_secret_source
 from sbxproxy.testing.sniffers import check_sniffer
 from sbxproxy.testing.streams import check_handler, check_terminator
+
+for module in BEHIND:
+    import_module(module)  # which a proxy would do in a thread, and a clock that jumps doesn't wait for threads

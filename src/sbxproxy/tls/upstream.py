@@ -67,10 +67,11 @@ class UpstreamTls:
             ConfigurationError: as for ``load``.
         """
         try:
-            from sbxproxy.tls.verifying import connect  # noqa: PLC0415
-
-            self.load()
+            if self._context is None:
+                await trio.to_thread.run_sync(self.load)
             assert self._context is not None
+            from sbxproxy.tls.verifying import connect  # noqa: PLC0415 - ``load`` has imported it
+
             return await connect(transport, self._context, name)
         except BaseException:
             with trio.CancelScope(shield=True):  # closing by force doesn't wait; unshielded it could replace the error
