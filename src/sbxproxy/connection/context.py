@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from trio.abc import Stream
 
 from sbxproxy.address import IPAddress
+from sbxproxy.connection.verdicts import Verdicts
 from sbxproxy.events import Event
 from sbxproxy.flow import Flow
 from sbxproxy.http.pool import Pool
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.listen import Slots
 from sbxproxy.net.resolve import Resolver
-from sbxproxy.policy.decision import Deny, Handle, Need, Relay
-from sbxproxy.policy.judge import Boundary, judge
+from sbxproxy.policy.decision import Decision, Deny, Facts, Handle, Need, Relay
+from sbxproxy.policy.judge import Boundary
 from sbxproxy.policy.model import Policy
 from sbxproxy.secrets import Secrets
 from sbxproxy.settings import Limits
@@ -72,13 +73,22 @@ class Context:
     engine: Engine | None = None
     flows: dict[int, Flow] = field(default_factory=dict)
     buffered: int = 0
+    _verdicts: Verdicts = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing judged."""
+        self._verdicts = Verdicts(self.boundary)
+
+    def judge(self, facts: Facts) -> Decision | Need:
+        """Decide on *facts* by the policy in force."""
+        return self._verdicts.judge(self.policy, facts)
 
     def rejudge(self, flow: Flow) -> bool:
         """Tell whether *flow* may go on as it is under the policy in force; a flow not decided yet will be judged by it anyway."""
         before = flow.decision
         if before is None or isinstance(before, Deny):
             return True
-        verdict = judge(self.policy, flow.facts, self.boundary)
+        verdict = self.judge(flow.facts)
         kind = Relay if isinstance(before, Handle) else type(before)
         if isinstance(verdict, Need | Deny) or type(verdict) is not kind:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["FirstBytes", "with_wire"]
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
@@ -13,6 +14,7 @@ from sbxproxy.connection.context import Context
 from sbxproxy.connection.postgres import offer_tls
 from sbxproxy.errors import LimitError, StageError
 from sbxproxy.hostname import canonical_hostname
+from sbxproxy.net.bare import Until
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.policy.decision import Facts, Wire
 from sbxproxy.wire.result import Hint, Sniffed, Sniffer
@@ -44,7 +46,7 @@ class FirstBytes:
             StageError: a third party's sniffer failed.
             trio.BrokenResourceError: the client is gone.
         """
-        with trio.move_on_at(self._until()):
+        with suppress(trio.TooSlowError), Until(self._client, self._until()):
             return await self._sniff((*BUILTIN, *self._context.sniffers))
         return None
 
@@ -55,7 +57,7 @@ class FirstBytes:
             ClientProtocolError: it asked in a way that no PostgreSQL client does.
             LimitError, StageError, trio.BrokenResourceError: as for ``look``.
         """
-        with trio.move_on_at(self._until()):
+        with suppress(trio.TooSlowError), Until(self._client, self._until()):
             if not await offer_tls(self._client):
                 return Sniffed(Wire.POSTGRES)
             self.promised_tls = True
@@ -111,4 +113,12 @@ def with_wire(facts: Facts, sniffed: Sniffed) -> Facts:
     problem = sniffed.problem
     if sniffed.server_name is not None and name is None:
         problem = problem or "the server name is not a host name"
-    return replace(facts, wire=str(sniffed.wire), server_name=name, alpn=sniffed.alpn, problem=problem)
+    return Facts(
+        host=facts.host,
+        port=facts.port,
+        wire=str(sniffed.wire),
+        server_name=name,
+        alpn=sniffed.alpn,
+        addresses=facts.addresses,
+        problem=problem,
+    )

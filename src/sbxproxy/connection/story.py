@@ -12,7 +12,6 @@ from __future__ import annotations
 __all__ = ["narrow", "serve_flow"]
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import assert_never
 
 import trio
@@ -33,7 +32,6 @@ from sbxproxy.http.serve import serve as serve_http
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.relay import relay
 from sbxproxy.policy.decision import Decision, Deny, Facts, Handle, Inspect, Need, Reason, Relay, Wire
-from sbxproxy.policy.judge import judge
 from sbxproxy.policy.rules import RuleSet
 from sbxproxy.stages.inspector import Inspector
 from sbxproxy.stages.pipeline import run_stage
@@ -147,13 +145,13 @@ class _Story:
         """Gather what the judge needs until it can say."""
         flow, context = self.flow, self._context
         while True:
-            verdict = judge(context.policy, flow.facts, context.boundary)
+            verdict = context.judge(flow.facts)
             match verdict:
                 case Need.ADDRESSES:
                     name = flow.facts.host if isinstance(flow.facts.host, str) else flow.facts.server_name
                     assert name is not None
                     self._resolved = await context.resolver.resolve(name)
-                    flow.facts = replace(flow.facts, addresses=self._resolved)
+                    flow.facts = flow.facts.at(self._resolved)
                 case Need.WIRE:
                     await self._accept()
                     self._learn(await self.first_bytes.look())
@@ -206,10 +204,10 @@ class _Story:
         else:
             sniffed = Sniffed(Wire.SILENT)
         addresses = self._resolved if isinstance(flow.facts.host, str) else None
-        facts = with_wire(replace(flow.facts, addresses=addresses), sniffed)
-        verdict = judge(context.policy, facts, context.boundary)
+        facts = with_wire(flow.facts.at(addresses), sniffed)
+        verdict = context.judge(facts)
         if isinstance(verdict, Relay) and flow.address in verdict.dial.addresses:
-            flow.facts = replace(facts, addresses=flow.facts.addresses)
+            flow.facts = facts.at(flow.facts.addresses)
             flow.decision = verdict
             if context.policies:
                 await narrow(context, flow)

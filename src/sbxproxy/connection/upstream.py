@@ -4,9 +4,8 @@ from __future__ import annotations
 
 __all__ = ["Upstream"]
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 import trio
 from trio.abc import Stream
@@ -22,11 +21,37 @@ from sbxproxy.http.handler import Denied, Origin
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.sockets import abort
 from sbxproxy.policy.decision import Deny, Dial, Need, Reason, Relay
-from sbxproxy.policy.judge import judge, permitted
+from sbxproxy.policy.judge import permitted
 from sbxproxy.stages.pipeline import run_stage
 
 CLEAN_ENDS = frozenset({"eof", "idle", "linger", "denied", "failed", "closed", "upgraded", "elsewhere", "drained"})
 """Ends after which a side may be closed with a goodbye. Any other must look like the break that it is."""
+
+
+class _Dialled(AbstractAsyncContextManager[PeekedStream]):
+    """A connection for as long as a block runs."""
+
+    __slots__ = ("_ask_for_tls", "_dial", "_flow", "_stream", "_upstream")
+
+    _stream: PeekedStream
+
+    def __init__(self, upstream: Upstream, flow: Flow, dial: Dial, ask_for_tls: bool) -> None:  # noqa: FBT001 - private
+        self._upstream = upstream
+        self._flow = flow
+        self._dial = dial
+        self._ask_for_tls = ask_for_tls
+
+    async def __aenter__(self) -> PeekedStream:
+        self._stream = await self._upstream.connect(self._dial, ask_for_tls=self._ask_for_tls)
+        return self._stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None and self._flow.ended in CLEAN_ENDS:
+            await close(self._stream, hard=False)
+        else:
+            await abort(self._stream)
 
 
 class Upstream:
@@ -44,8 +69,7 @@ class Upstream:
         self._record = record
         self.first: Stream | UpstreamError | Denied | None = None
 
-    @asynccontextmanager
-    async def dialled(self, dial: Dial, *, ask_for_tls: bool = False) -> AsyncIterator[PeekedStream]:
+    def dialled(self, dial: Dial, *, ask_for_tls: bool = False) -> AbstractAsyncContextManager[PeekedStream]:
         """Connect, and judge once more what was connected to; closes it afterwards.
 
         Args:
@@ -56,13 +80,17 @@ class Upstream:
             UpstreamError: it can't be connected to, or is not what it must be.
             ClientProtocolError: the policy has changed meanwhile.
         """
+        return _Dialled(self, self._flow, dial, ask_for_tls)
+
+    async def connect(self, dial: Dial, *, ask_for_tls: bool) -> PeekedStream:
+        """Do as ``dialled`` does, and leave it to the caller to close what is returned."""
         flow, context = self._flow, self._context
         patience = context.limits.handshake
         stream, address = await context.dialer(dial.addresses, dial.port)
         upstream = peekable(stream)
         try:
             flow.address = address
-            flow.facts = replace(flow.facts, addresses=(address,))
+            flow.facts = flow.facts.at((address,))
             self._still_allowed()
             if ask_for_tls:
                 await request_tls(upstream, patience)
@@ -70,14 +98,10 @@ class Upstream:
                 witness, _ = await context.dialer((address,), dial.port)
                 await prove_postgres(peekable(witness), patience)
             self._record.opened()
-            yield upstream
         except BaseException:
             await abort(upstream)
             raise
-        if flow.ended in CLEAN_ENDS:
-            await close(upstream, hard=False)
-        else:
-            await abort(upstream)
+        return upstream
 
     def _still_allowed(self) -> None:
         if not self._context.rejudge(self._flow):
@@ -93,7 +117,7 @@ class Upstream:
         flow, context = self._flow, self._context
         stream, address = await context.dialer(dial.addresses, dial.port)
         flow.address = address
-        flow.facts = replace(flow.facts, addresses=(address,))
+        flow.facts = flow.facts.at((address,))
         if not context.rejudge(flow):
             await trio.aclose_forcefully(stream)
             raise Denied(Reason.POLICY_CHANGED, "the policy changed while this was being connected")
@@ -134,13 +158,13 @@ class Upstream:
 
     async def _open_own(self, origin: Origin) -> Stream:
         flow, context = self._flow, self._context
-        facts = replace(flow.facts, addresses=None)
-        verdict = judge(context.policy, facts, context.boundary)
+        facts = flow.facts.at(None)
+        verdict = context.judge(facts)
         if verdict is Need.ADDRESSES:
             name = canonical_hostname(origin.host)
             assert name is not None
-            facts = replace(facts, addresses=await context.resolver.resolve(name))
-            verdict = judge(context.policy, facts, context.boundary)
+            facts = facts.at(await context.resolver.resolve(name))
+            verdict = context.judge(facts)
         if isinstance(verdict, Need | Deny) or type(verdict) is not type(flow.decision):
             reason = verdict.reason if isinstance(verdict, Deny) else Reason.POLICY_CHANGED
             raise Denied(reason, "the policy no longer allows this")

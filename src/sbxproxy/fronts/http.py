@@ -6,12 +6,15 @@ __all__ = ["ConnectAsk", "PlainAsk", "open_http", "refusal_bytes", "send_error",
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 import trio
 
+from sbxproxy.address import IPAddress
 from sbxproxy.errors import ClientProtocolError, UpstreamError
 from sbxproxy.fronts.ask import ListenerAuth, Refusal, ToldAsk
+from sbxproxy.hostname import Hostname
 from sbxproxy.http.message import Response
 from sbxproxy.http.reply import deny_reply, error_reply
 from sbxproxy.net.peek import PeekedStream
@@ -20,6 +23,9 @@ from sbxproxy.settings import Limits
 from sbxproxy.wire.authority import parse_absolute_target, parse_authority
 from sbxproxy.wire.http1 import RequestHead, TargetForm, cut_request_head, parse_request_head
 from sbxproxy.wire.result import Hint
+
+_MOST_KEPT = 512
+"""Bytes of the longest head of a CONNECT whose meaning is kept."""
 
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -34,15 +40,17 @@ async def open_http(client: PeekedStream, limits: Limits, auth: ListenerAuth | N
         while (end := cut_request_head(client.peeked, limit=limits.head)) is Hint.NEED_MORE:
             if not await client.fill():
                 raise ClientProtocolError(Reason.BAD_REQUEST, "the connection ended inside a request head")
+        if auth is None and end <= _MOST_KEPT and b"authorization" not in client.peeked[:end].lower():
+            wish = _connect_wish(client.peeked[:end], limits.header_fields, limits.target)
+            if wish is not None:
+                client.consume(end)
+                return ConnectAsk(wish[0], wish[1], client)
         head = parse_request_head(client.peeked[:end], max_fields=limits.header_fields, max_target=limits.target)
         if auth is not None and not auth.allows_basic(_one(head, b"proxy-authorization")):
             raise ClientProtocolError(Reason.PROXY_AUTH, "this proxy asks for a user name and password", status=407)
         ask: ConnectAsk | PlainAsk
         if head.form is TargetForm.AUTHORITY:
-            host, port = parse_authority(head.target)
-            if head.host is not None and parse_authority(head.host, port) != (host, port):
-                # RFC 9112 section 3.2: two targets in one request are how one is smuggled past whoever reads the other.
-                raise ClientProtocolError(Reason.BAD_REQUEST, "Host is not the target of CONNECT")
+            host, port = _authority(head)
             client.consume(end)
             ask = ConnectAsk(host, port, client)
         elif head.form is TargetForm.ABSOLUTE:
@@ -56,6 +64,30 @@ async def open_http(client: PeekedStream, limits: Limits, auth: ListenerAuth | N
         await send_error(client, error)
         raise
     return ask
+
+
+@lru_cache(maxsize=256)
+def _connect_wish(head: bytes, max_fields: int, max_target: int) -> tuple[Hostname | IPAddress, int] | None:
+    """Read whom a CONNECT is for; ``None`` for another request.
+
+    A program that connects again sends the same head again: reading it once saves more than all else that a front does.
+    Heads with credentials don't come here, since what does is kept.
+
+    Raises:
+        ClientProtocolError: as ``open_http``.
+    """
+    if not head.startswith(b"CONNECT "):
+        return None
+    parsed = parse_request_head(head, max_fields=max_fields, max_target=max_target)
+    return _authority(parsed) if parsed.form is TargetForm.AUTHORITY else None
+
+
+def _authority(head: RequestHead) -> tuple[Hostname | IPAddress, int]:
+    host, port = parse_authority(head.target)
+    if head.host is not None and parse_authority(head.host, port) != (host, port):
+        # RFC 9112 section 3.2: two targets in one request are how one is smuggled past whoever reads the other.
+        raise ClientProtocolError(Reason.BAD_REQUEST, "Host is not the target of CONNECT")
+    return host, port
 
 
 def _one(head: RequestHead, name: bytes) -> str | None:
@@ -116,7 +148,7 @@ class ConnectAsk(_HttpAsk):
 
     async def accept(self) -> None:
         """Answer 200; what follows belongs to the tunnel."""
-        await self.client.send_all(_ESTABLISHED)
+        await self.client.send_at_once(_ESTABLISHED)
 
 
 @dataclass(slots=True)

@@ -9,10 +9,14 @@ somewhere else.
 
 from __future__ import annotations
 
-__all__ = ["BareStream"]
+__all__ = ["BareStream", "Until"]
 
 import errno
+import math
 import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import NoReturn
 
 import trio
@@ -26,9 +30,10 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
     Attributes:
         socket: the standard library's socket.
         peeked: bytes read ahead and not consumed.
+        until: by Trio's clock, when any waiting for this stream ends with ``trio.TooSlowError``; see ``Until``.
     """
 
-    __slots__ = ("_receiving", "_sending", "_sent_eof", "socket")
+    __slots__ = ("_receiving", "_sending", "_sent_eof", "socket", "until")
 
     def __init__(self, sock: socket.socket) -> None:
         """Take *sock* over; no I/O.
@@ -44,6 +49,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         self._receiving = False
         self._sending = False
         self._sent_eof = False
+        self.until = math.inf
 
     def __repr__(self) -> str:
         return f"<BareStream {len(self.peeked)} bytes over descriptor {self.socket.fileno()}>"
@@ -101,7 +107,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
                 try:
                     return self.socket.recv(max_bytes)
                 except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self.socket)
+                    await self._wait(trio.lowlevel.wait_readable)
                 except OSError as error:
                     _fail(error)
         finally:
@@ -130,7 +136,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
                 try:
                     sent = self.socket.send(view)
                 except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self.socket)
+                    await self._wait(trio.lowlevel.wait_writable)
                     continue
                 except OSError as error:
                     _fail(error)
@@ -146,7 +152,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            await trio.lowlevel.wait_writable(self.socket)
+            await self._wait(trio.lowlevel.wait_writable)
         finally:
             self._sending = False
 
@@ -171,6 +177,13 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         if self._sent_eof or self.socket.fileno() < 0:
             raise trio.ClosedResourceError("this stream is closed for sending")
 
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        if self.until == math.inf:
+            await wait(self.socket)
+            return
+        with trio.fail_at(self.until):
+            await wait(self.socket)
+
     # -- closing
 
     def close(self) -> None:
@@ -186,6 +199,40 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         """Close, and give others a turn."""
         self.close()
         await trio.lowlevel.checkpoint()
+
+
+class Until:
+    """A bound on the waiting for one stream: within it, ``trio.TooSlowError`` is raised once *at* has come.
+
+    For a ``BareStream`` that costs nothing while nothing has to be waited for; a cancel scope costs as much as five system
+    calls, and most first messages are there when they are asked for.
+    """
+
+    __slots__ = ("_at", "_before", "_scope", "_stream")
+
+    def __init__(self, stream: trio.abc.Stream, at: float) -> None:
+        """Bound what is awaited of *stream*, by Trio's clock."""
+        self._stream = stream
+        self._at = at
+        self._before = math.inf
+        self._scope: AbstractContextManager[object] | None = None
+
+    def __enter__(self) -> None:
+        if isinstance(self._stream, BareStream):
+            self._before = self._stream.until
+            self._stream.until = min(self._at, self._before)
+        else:
+            self._scope = trio.fail_at(self._at)
+            self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if self._scope is not None:
+            return self._scope.__exit__(kind, error, traceback)
+        assert isinstance(self._stream, BareStream)
+        self._stream.until = self._before
+        return None
 
 
 def _fail(error: OSError) -> NoReturn:

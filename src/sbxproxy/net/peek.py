@@ -87,6 +87,10 @@ class PeekedStream(trio.abc.Stream):
         """Send through the inner stream."""
         await self.inner.send_all(data)
 
+    async def send_at_once(self, data: bytes | bytearray | memoryview) -> None:
+        """Send as ``send_all`` does; a stream that needn't give others a turn for it doesn't."""
+        await self.send_all(data)
+
     async def wait_send_all_might_not_block(self) -> None:
         """Wait for the inner stream."""
         await self.inner.wait_send_all_might_not_block()

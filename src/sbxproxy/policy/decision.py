@@ -95,6 +95,18 @@ class Facts:
     addresses: tuple[IPAddress, ...] | None = None
     problem: str | None = None
 
+    def at(self, addresses: tuple[IPAddress, ...] | None) -> Facts:
+        """Return the same with other addresses. ``dataclasses.replace`` would take twice as long."""
+        return Facts(
+            host=self.host,
+            port=self.port,
+            wire=self.wire,
+            server_name=self.server_name,
+            alpn=self.alpn,
+            addresses=addresses,
+            problem=self.problem,
+        )
+
 
 class Need(Enum):
     """What the judge must know before it can answer."""

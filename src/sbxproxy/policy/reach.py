@@ -21,6 +21,10 @@ def _no_listener(address: IPAddress, port: int) -> bool:  # noqa: ARG001
     return False
 
 
+def _no_epoch() -> int:
+    return 0
+
+
 def _no_host_address(address: IPAddress) -> bool:  # noqa: ARG001
     return False
 
@@ -35,12 +39,14 @@ class Boundary:
         listeners: whether an address and port is one of the proxy's own listeners; those are closed to all.
         is_host_address: whether an address is one of the machine's own; those, even public ones, are opened
             by a range or by ``private`` only.
+        epoch: a number that changes whenever ``listeners`` may answer otherwise than before.
     """
 
     never: PrefixTable = field(default_factory=PrefixTable)
     private: PrefixTable = field(default_factory=PrefixTable)
     listeners: Callable[[IPAddress, int], bool] = _no_listener
     is_host_address: Callable[[IPAddress], bool] = _no_host_address
+    epoch: Callable[[], int] = _no_epoch
 
 
 def permitted(policy: Policy, addresses: Sequence[IPAddress], port: int, boundary: Boundary) -> tuple[IPAddress, ...] | Deny:
