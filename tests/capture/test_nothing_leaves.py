@@ -3,18 +3,16 @@
 import json
 import socket
 import struct
-import threading
 
 import dns.message
-import dns.rrset
 import pytest
 
 from support import leaks
 from support.captured import MODES, ROOT, as_user
 from support.outer import HOST, HOST6, RESOLVER, open_outer
+from support.resolver import Resolver
 
 LEAKS = str(ROOT / "tests" / "support" / "leaks.py")
-NAMES = {"good.example.": "1.2.3.4"}
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
 
@@ -26,36 +24,11 @@ def mode(request):
 
 @pytest.fixture
 def outer():
-    with open_outer(("SOCK_DGRAM", RESOLVER, 53), ("SOCK_STREAM", "1.2.3.4", 443)) as found:
-        resolver = found.sockets[0]
-        resolver.settimeout(0.1)
-        ended = threading.Event()
-        thread = threading.Thread(target=answer, args=(resolver, ended))
-        thread.start()
+    with (
+        open_outer(("SOCK_DGRAM", RESOLVER, 53), ("SOCK_STREAM", "1.2.3.4", 443)) as found,
+        Resolver(found.sockets[0], {"good.example.": "1.2.3.4"}),
+    ):
         yield found
-        ended.set()
-        thread.join()
-
-
-def answer(sock, ended):
-    """Be the host's resolver."""
-    while not ended.is_set():
-        try:
-            data, peer = sock.recvfrom(4096)
-        except TimeoutError:
-            continue
-        try:
-            query = dns.message.from_wire(data)
-        except dns.exception.DNSException:
-            continue
-        reply = dns.message.make_response(query)
-        question = query.question[0]
-        address = NAMES.get(question.name.to_text())
-        if address is None:
-            reply.set_rcode(3)
-        elif question.rdtype == 1:
-            reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", address))
-        sock.sendto(reply.to_wire(), peer)
 
 
 def attempts(outer, mode, *options, allowed=()):
@@ -123,8 +96,6 @@ def question(packet):
 
 
 def test_the_capture_tells_what_a_packet_is(outer):
-    with socket.socket() as unused:
-        assert unused.fileno() > 0
     outer.plain("root", "-c", "import socket; socket.socket(2, 2).sendto(b'canary', ('5.6.7.8', 1234))")
     (packet, *_) = [packet for packet in outer.packets() if packet.protocol == UDP]
     assert (packet.destination, packet.port, packet.payload[8:]) == ("5.6.7.8", 1234, b"canary")
