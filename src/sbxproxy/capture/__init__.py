@@ -31,9 +31,10 @@ from sbxproxy.lazy import face
 
 if TYPE_CHECKING:
     from sbxproxy.capture.captured import Captured
-    from sbxproxy.capture.confined import Confined, Exited, Plan, Stopped, User, launch
+    from sbxproxy.capture.confined import Confined, Exited, Stopped, launch
     from sbxproxy.capture.namespace import attach, gateway
     from sbxproxy.capture.original import original_destination
+    from sbxproxy.capture.plan import Plan, User
     from sbxproxy.capture.probing import Probe, probe
     from sbxproxy.capture.unavailable import CaptureUnavailable
 
@@ -41,9 +42,10 @@ face(
     __name__,
     {
         "captured": "Captured",
-        "confined": "Confined Exited Plan Stopped User launch",
+        "confined": "Confined Exited Stopped launch",
         "namespace": "attach gateway",
         "original": "original_destination",
+        "plan": "Plan User",
         "probing": "Probe probe",
         "unavailable": "CaptureUnavailable",
     },

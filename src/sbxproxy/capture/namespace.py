@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sbxproxy.capture.captured import Captured
 from sbxproxy.capture.helper import Helper
+from sbxproxy.capture.starting import start
 from sbxproxy.capture.unavailable import CaptureUnavailable
 
 
@@ -51,7 +52,7 @@ async def _capture(netns: str | Path | int, interface: str | None) -> Captured:
         except OSError as error:
             raise CaptureUnavailable("network namespace", f"{netns}: {error.strerror}", error.errno or 0) from None
     try:
-        helper = Helper.start({"do": "attach", "namespace": descriptor, "interface": interface}, pass_fds=(descriptor,))
+        helper = Helper(start({"do": "attach", "namespace": descriptor, "interface": interface}, pass_fds=(descriptor,)))
     finally:
         os.close(descriptor)
     try:

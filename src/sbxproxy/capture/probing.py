@@ -11,8 +11,9 @@ from pathlib import Path
 
 import trio
 
-from sbxproxy.capture.confined import Confined, Plan, launch
+from sbxproxy.capture.confined import Confined, launch
 from sbxproxy.capture.original import original_destination
+from sbxproxy.capture.plan import Plan
 from sbxproxy.capture.unavailable import CaptureUnavailable
 
 TARGET = (IPv4Address("192.0.2.1"), 443)

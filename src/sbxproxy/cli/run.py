@@ -16,8 +16,9 @@ from typing import Protocol
 import click
 import trio
 
-from sbxproxy.capture.confined import Plan, User, launch
+from sbxproxy.capture.confined import launch
 from sbxproxy.capture.masks import KEPT, UNSET, default_masks
+from sbxproxy.capture.plan import Plan, User
 from sbxproxy.capture.unavailable import CaptureUnavailable
 from sbxproxy.cli.child import attend, own_terminal, receive_signals, release
 from sbxproxy.cli.failure import Failure
