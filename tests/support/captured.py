@@ -21,13 +21,21 @@ from typing import Any
 from support.programs import takes_root, unavailable
 
 MODES = ("root", "unprivileged")
+USER_MODES = (*MODES, "root --user")
+"""Of the command, which root may run as another user."""
+
 NOBODY = 65534
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPES = Path(__file__).with_name("escapes.py")
 
 
 def as_user(mode: str) -> list[str]:
-    """Return the beginning of a command line that runs Python as the user that *mode* stands for."""
+    """Return the beginning of a command line that runs Python as the user that *mode* stands for.
+
+    Of "root --user" that is the proxy's user, root. The last item is an interpreter that the command's user can run.
+    """
+    if mode == "root --user":
+        return [*as_user("root")[:-1], as_user("unprivileged")[-1]]
     if mode == "root":
         takes_root()
         return [sys.executable]
@@ -78,6 +86,8 @@ class Seen:
 
 def confine(mode: str, argv: list[str], *, depth: int = 1, **options: Any) -> Seen:
     """Run *argv* confined in *mode*, in as many sandboxes as *depth* says; ``options`` are the innermost driver's."""
+    if mode == "root --user" and depth == 1:
+        options["user"] = NOBODY
     if depth > 1:
         inner = [as_user(mode)[-1], "-m", "support.captured", json.dumps({"argv": argv, **options})]
         outer = confine(mode, inner, depth=depth - 1)
@@ -126,7 +136,7 @@ def _be_process(number: int) -> None:
 async def _drive(orders: dict[str, Any]) -> dict[str, Any]:
     import trio
 
-    from sbxproxy.capture import CaptureUnavailable, Plan, launch, original_destination
+    from sbxproxy.capture import CaptureUnavailable, Plan, User, launch, original_destination
     from sbxproxy.errors import ClientProtocolError
 
     scratch = Path(orders["scratch"])
@@ -188,6 +198,7 @@ async def _drive(orders: dict[str, Any]) -> dict[str, Any]:
     plan = Plan(
         argv=orders["argv"], environment=environ, directory=directory, stdout=write, stdin=os.open(os.devnull, os.O_RDONLY),
         masks=[masked, scratch / "single", scratch / "absent"], keep=[masked / "kept"], binds={scratch / "theirs": scratch / "ours"},
+        user=User(uid=orders["user"], gid=orders["user"], groups=[orders["user"] - 1]) if "user" in orders else None,
     )  # fmt: skip
     try:
         with trio.fail_after(80):

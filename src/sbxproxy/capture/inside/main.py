@@ -75,14 +75,14 @@ def _confine(control: Control, orders: Orders) -> int:
         signal.signal(number, signal.SIG_IGN)
     has_user_namespace = leave_host()
     user = None if orders["user"] is None else Account(*orders["user"])
-    own = None if has_user_namespace else OwnNamespace.for_user(user)
+    own = None if has_user_namespace else OwnNamespace.if_possible(user)
     with step("fork"):
         child = os.fork()
     if child == 0:
         _be_first(control, orders, command, user, own, has_user_namespace=has_user_namespace)
     try:
         if own is not None:
-            own.serve(user)
+            own.serve()
         give_up(user)
     except BaseException:
         os.kill(child, signal.SIGKILL)
@@ -126,8 +126,10 @@ def _be_first(
             sysctls = os.open("/proc/sys", os.O_PATH | os.O_CLOEXEC)  # before it is read-only
         protect_kernel(is_root=is_root)
         sockets = capture_here()
-        if own is not None and own.enter(user):
-            has_user_namespace, user = True, None
+        if own is not None and own.enter():
+            has_user_namespace = True
+            if user is not None and user.uid == 0:
+                user = None  # already
         if has_user_namespace:
             forbid_cgroup_namespaces(sysctls)
         os.close(sysctls)

@@ -3,13 +3,13 @@
 With the right capabilities no user namespace is needed to make the others; without them, one is the way to get them. In it the
 program keeps its user and group, since it is still the same user to the file system.
 
-A command that stays user 0 gets a user namespace in the first case too, made last: the others don't belong to it, so no capability
-in it is one over them.
+In the first case the command gets a user namespace too, made last: the others don't belong to it, so no capability in it is one over
+them.
 """
 
 from __future__ import annotations
 
-__all__ = ["can_map_everybody", "enter_network", "everybody", "forbid_cgroup_namespaces", "leave_host", "map_everybody"]
+__all__ = ["can_map_others", "enter_network", "everybody", "forbid_cgroup_namespaces", "leave_host", "map_process"]
 
 import errno
 import fcntl
@@ -61,33 +61,29 @@ def leave_host() -> bool:
     return True
 
 
-def can_map_everybody() -> bool:
-    """Tell whether the capabilities that ``map_everybody`` takes are held."""
+def can_map_others() -> bool:
+    """Tell whether the capabilities that it takes to map other users than oneself are held."""
     return effective_capabilities() & _NEEDED_TO_MAP == _NEEDED_TO_MAP
 
 
-def everybody() -> str:
-    """Return the map of users for ``map_everybody``: all of this user namespace under their own numbers."""
-    with open("/proc/self/uid_map", encoding="ascii") as lines:
+def everybody(kind: str) -> str:
+    """Return a map of all users (*kind* is ``uid``) or groups (``gid``) that this user namespace has, to the same numbers."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as lines:
         ranges = [line.split() for line in lines]
     return "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
 
 
-def map_everybody(process: str, users: str, group: int) -> None:
-    """Give a process's new user namespace all users, and of the groups only *group*.
-
-    All users, so that files still show whose they are. One group, because a capability in a user namespace counts for those files
-    only whose user and group are both in it.
+def map_process(process: str, users: str, groups: str) -> None:
+    """Fill a process's new user namespace with users and groups.
 
     Args:
         process: its directory in /proc.
-        users: what ``everybody`` returned.
-        group: the group that the process is in.
+        users: the lines of its map of users.
+        groups: of groups.
     """
     with step("user namespace: mapping"):
-        _write(f"{process}/setgroups", "deny")
         _write(f"{process}/uid_map", users)
-        _write(f"{process}/gid_map", f"{group} {group} 1")
+        _write(f"{process}/gid_map", groups)
 
 
 def forbid_cgroup_namespaces(sysctls: int) -> None:

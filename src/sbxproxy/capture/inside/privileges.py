@@ -15,7 +15,7 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sbxproxy.capture.inside.namespaces import can_map_everybody, everybody, map_everybody
+from sbxproxy.capture.inside.namespaces import can_map_others, everybody, map_process
 from sbxproxy.capture.inside.steps import StepError, step
 from sbxproxy.capture.inside.syscalls import (
     CAP_SETFCAP,
@@ -37,29 +37,38 @@ class Account(NamedTuple):
 
 
 class OwnNamespace:
-    """The user namespace of a command that stays user 0: one process enters it, and its parent, which stays outside, maps it."""
+    """The command's user namespace where the others took none: one process enters it, and its parent, which stays outside, maps it.
 
-    def __init__(self) -> None:
-        """Made before the fork."""
+    It has all users and groups under their own numbers, so that files still show whose they are. But for user 0 there is one group
+    only, because a capability in a user namespace counts for those files alone whose user and group are both in it.
+    """
+
+    def __init__(self, user: Account | None) -> None:
+        """To be made before the fork, for a command that is to run as *user*."""
+        self._user = Account(os.geteuid(), os.getegid(), os.getgroups()) if user is None else user
         self._outside, self._inside = socket.socketpair()
-        self._users = everybody()  # while /proc still is one that knows this process
+        # While /proc still is one that knows this process.
+        self._users, self._groups = (
+            everybody("uid"),
+            everybody("gid") if self._user.uid else f"{self._user.gid} {self._user.gid} 1",
+        )
 
     @classmethod
-    def for_user(cls, user: Account | None) -> OwnNamespace | None:
-        """Return one if it is of use for a command that runs as *user*, and can be had."""
-        uid = os.geteuid() if user is None else user.uid
-        return cls() if uid == 0 and can_map_everybody() else None
+    def if_possible(cls, user: Account | None) -> OwnNamespace | None:
+        """Return one if it can be had."""
+        return cls(user) if can_map_others() else None
 
-    def enter(self, user: Account | None) -> bool:
-        """Enter it as *user*, and wait until it is mapped. The last use of capabilities outside must be over.
+    def enter(self) -> bool:
+        """Enter it, and wait until it is mapped. The last use of capabilities outside must be over.
 
         Returns:
             Whether there is one: this machine may allow none.
         """
         self._outside.close()
         with self._inside:
-            with step("privileges"):
-                _become(user)  # inside there are no groups to choose from
+            if not self._user.uid:
+                with step("privileges"):
+                    _become(self._user)  # inside there will be no groups to choose from
             try:
                 unshare(CLONE_NEWUSER)
             except OSError:
@@ -69,14 +78,14 @@ class OwnNamespace:
                 raise StepError("user namespace: mapping", "the process that does it has ended")
         return True
 
-    def serve(self, user: Account | None) -> None:
-        """Map it for *user*, once the child of this process is in, which is process 1 there.
+    def serve(self) -> None:
+        """Map it, once the child of this process is in, which is process 1 there.
 
         If that fails the child goes on waiting, to be killed.
         """
         self._inside.close()
         if self._outside.recv(1):
-            map_everybody("/proc/1", self._users, os.getegid() if user is None else user.gid)
+            map_process("/proc/1", self._users, self._groups)
             self._outside.send(b"M")
         self._outside.close()
 
@@ -91,15 +100,15 @@ def give_up(user: Account | None, *, may_nest: bool = False) -> None:
     keep = 1 << CAP_SETFCAP if may_nest and (os.geteuid() if user is None else user.uid) == 0 else 0
     with step("privileges"):
         empty_bounding_set(keep)
-        _become(user)
+        if user is not None:
+            _become(user)
         drop_capabilities(keep)
         die_with_parent(signal.SIGKILL)  # after all that would make the kernel forget it
         hide_memory()
 
 
-def _become(user: Account | None) -> None:
-    """Become the user; with that, all but user 0 lose every capability."""
-    if user is not None:
-        os.setgroups(user.groups)
-        os.setresgid(user.gid, user.gid, user.gid)
-        os.setresuid(user.uid, user.uid, user.uid)
+def _become(user: Account) -> None:
+    """Become *user*; with that, all but user 0 lose every capability."""
+    os.setgroups(user.groups)
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
