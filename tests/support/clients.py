@@ -157,9 +157,7 @@ def _pnpm(case: Case) -> Sequence[str]:
     pnpm = case.tools.modules() / "@pnpm" / "exe.linux-x64" / "pnpm"
     case.script("package.json", "{}")
     return [
-        # It refuses a directory in /tmp that it made before as a user whom this sandbox knows by another number.
-        "env", f"HOME={case.directory}", f"TMPDIR={case.directory}", "pnpm_config_fetch_retries=0", str(pnpm), "add",
-        "--ignore-scripts", f"--registry={case.url}/npm/", "toy",
+        "env", f"HOME={case.directory}", "pnpm_config_fetch_retries=0", str(pnpm), "add", "--ignore-scripts", f"--registry={case.url}/npm/", "toy",
     ]  # fmt: skip
 
 

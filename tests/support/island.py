@@ -2,7 +2,7 @@
 
 A captured program keeps its own loopback, so a server that it is to reach must have another address, and tests should depend on none
 of the machine's. The namespace is held by a process; its listening sockets are handed to the test, which serves them in its own
-event loop. Root needs no user namespace for this, others get one.
+event loop. Root needs no user namespace for this; others get one in which they are who they were, and only the holder has rights.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Island:
 @contextmanager
 def open_island(sockets: int) -> Iterator[Island]:
     """Make one with *sockets* listening sockets on ``ADDRESS``."""
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as meeting:
         path = str(Path(directory, "island"))
         meeting.bind(path)
