@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["TlsTerminator"]
 
+import socket
 from dataclasses import dataclass
 
 import trio
@@ -12,6 +13,7 @@ from trio.abc import Stream
 from sbxproxy.errors import ClientProtocolError
 from sbxproxy.flow import Flow
 from sbxproxy.hostname import Hostname
+from sbxproxy.net.bare import BareStream
 from sbxproxy.tls.authority import Authority
 from sbxproxy.tls.upstream import UpstreamTls
 
@@ -35,7 +37,7 @@ class TlsTerminator:
             raise ClientProtocolError("no-sni", "a connection without server name can't be terminated")
         from sbxproxy.tls.stream import TlsStream  # noqa: PLC0415 - OpenSSL, which a sandbox without inspected connections never needs
 
-        stream = TlsStream(client, self.authority.server_context(name), server_side=True)
+        stream = TlsStream(client, self.authority.server_context(name), server_side=True, sock=_socket_of(client))
         try:
             await stream.do_handshake()
         except trio.BrokenResourceError:
@@ -50,4 +52,9 @@ class TlsTerminator:
 
     async def connect(self, flow: Flow, upstream: Stream, name: Hostname) -> Stream:  # noqa: ARG002
         """Complete a handshake with *name*, verified; raises ``UpstreamTlsError``, and closes *upstream* then."""
-        return await self.upstream.connect(upstream, name)
+        return await self.upstream.connect(upstream, name, sock=_socket_of(upstream))
+
+
+def _socket_of(stream: Stream) -> socket.socket | None:
+    """Return the socket of a stream that is nothing else; a subclass might transform."""
+    return stream.socket if type(stream) is BareStream else None

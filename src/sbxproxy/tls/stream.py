@@ -1,5 +1,7 @@
 """TLS over any Trio stream, by OpenSSL with memory buffers; either side of a connection.
 
+Where the transport is nothing but a socket, that is so until the handshake is done; see ``descriptor``.
+
 Theory of operation. An ``OpenSSL.SSL.Connection`` without a socket is a machine with two byte queues:
 ciphertext from the peer is put into one (``bio_write``), ciphertext for the peer is taken out of the other
 (``bio_read``), and ``do_handshake``, ``recv``, ``send`` and ``shutdown`` work between them without ever
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 __all__ = ["TlsStream"]
 
+import socket
 from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
@@ -38,6 +41,7 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from sbxproxy.hostname import Hostname, canonical_hostname
+from sbxproxy.tls.descriptor import Descriptor, Truncated
 
 _RECORD = 16 * 1024
 """Most plaintext in one TLS record (RFC 8446, 5.1); OpenSSL never returns more from one read."""
@@ -69,19 +73,19 @@ class _State(Enum):
 class _OneCaller:
     """Refuses a second task in the same direction, which is the caller's bug and would mix up bytes."""
 
-    __slots__ = ("_busy", "_message")
+    __slots__ = ("_message", "busy")
 
     def __init__(self, message: str) -> None:
-        self._busy = False
+        self.busy = False
         self._message = message
 
     def __enter__(self) -> None:
-        if self._busy:
+        if self.busy:
             raise trio.BusyResourceError(self._message)
-        self._busy = True
+        self.busy = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._busy = False
+        self.busy = False
 
 
 class TlsStream(trio.abc.Stream):
@@ -98,6 +102,7 @@ class TlsStream(trio.abc.Stream):
 
     __slots__ = (
         "_connection",
+        "_direct",
         "_eof",
         "_held",
         "_name",
@@ -108,6 +113,7 @@ class TlsStream(trio.abc.Stream):
         "_send_broken",
         "_sending",
         "_server_side",
+        "_sock",
         "_state",
         "_unread",
         "_wire",
@@ -124,6 +130,7 @@ class TlsStream(trio.abc.Stream):
         server_name: Hostname | None = None,
         require_close_notify: bool = False,
         app_data: object = None,
+        sock: socket.socket | None = None,
     ) -> None:
         """Wrap *transport*; no I/O.
 
@@ -135,6 +142,8 @@ class TlsStream(trio.abc.Stream):
             require_close_notify: raise ``trio.BrokenResourceError`` instead of ``b""`` for an end without
                 close_notify.
             app_data: for the context's callbacks, which get it from ``Connection.get_app_data()``.
+            sock: the non-blocking socket that *transport* carries bytes of and to as they are, whose closing it closes; what
+                *transport* has read ahead is in its ``peeked``. It lets OpenSSL work on the socket itself.
         """
         connection = SSL.Connection(context, None)
         connection.set_options(SSL.OP_NO_RENEGOTIATION)
@@ -148,6 +157,8 @@ class TlsStream(trio.abc.Stream):
         self.transport = transport
         self.truncated = False
         self._connection = connection
+        self._sock = sock
+        self._direct: Descriptor | None = None
         self._server_side = server_side
         self._name = server_name
         self._require_close_notify = require_close_notify
@@ -249,6 +260,10 @@ class TlsStream(trio.abc.Stream):
             if not data:
                 await trio.lowlevel.checkpoint()
                 return
+            if self._direct is not None:
+                await trio.lowlevel.checkpoint()
+                await self._send_direct(self._direct, data)
+                return
             with memoryview(data) as view:
                 for start in range(0, len(view), _SLICE):
                     await self._take_wire()
@@ -258,6 +273,23 @@ class TlsStream(trio.abc.Stream):
                         await self._flush()
                     finally:
                         self._wire.release()
+
+    async def send_at_once(self, data: bytes | bytearray | memoryview) -> None:
+        """Send *data* as ``send_all`` does, but give others a turn only where it must be waited for something."""
+        if self._direct is None or not data:
+            await self.send_all(data)
+            return
+        with self._sending:
+            await self._send_direct(self._direct, data)
+
+    async def _send_direct(self, direct: Descriptor, data: bytes | bytearray | memoryview) -> None:
+        self._require_sendable()
+        self._send_broken = True  # until it has returned
+        try:
+            await direct.send(data)
+        except (SSL.Error, Truncated) as error:
+            raise trio.BrokenResourceError("TLS could not send") from error
+        self._send_broken = False
 
     def _encrypt(self, view: memoryview) -> None:
         """Put *view* into the outgoing queue as records; OpenSSL takes one record's worth at a time."""
@@ -272,6 +304,9 @@ class TlsStream(trio.abc.Stream):
         """Wait until the transport may take more; the same errors as ``send_all``."""
         with self._sending:
             self._require_sendable()
+            if self._direct is not None:
+                await self._direct.wait_writable()
+                return
             await self._take_wire()
             try:
                 await self.transport.wait_send_all_might_not_block()
@@ -292,6 +327,8 @@ class TlsStream(trio.abc.Stream):
         limit = _READ if max_bytes is None else _positive(max_bytes)
         with self._receiving:
             self._require_open()
+            if self._direct is not None:
+                return await self._receive_direct(self._direct, limit)
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
             while True:
@@ -306,6 +343,9 @@ class TlsStream(trio.abc.Stream):
                         await trio.lowlevel.cancel_shielded_checkpoint()
                     return plaintext
                 await self._flush_answer()
+                if self._sock is not None and self._go_direct(self._sock):
+                    assert self._direct is not None
+                    return await self._receive_direct(self._direct, limit)
                 ciphertext = await self.transport.receive_some(_READ)
                 waited = True
                 self._require_open()
@@ -313,6 +353,33 @@ class TlsStream(trio.abc.Stream):
                     self._feed(ciphertext)
                 else:
                     self._end_without_close_notify()
+
+    def _go_direct(self, sock: socket.socket) -> bool:
+        """Put OpenSSL on the socket, if nothing is in between: it has just asked for more, and has said all it had to."""
+        if self._held or self._note or self._send_broken or self._sending.busy or getattr(self.transport, "peeked", b""):
+            return False
+        self._require_open()
+        self._direct = Descriptor.put_on(self._connection, sock)
+        if self._direct is None:
+            self._sock = None
+        return self._direct is not None
+
+    async def _receive_direct(self, direct: Descriptor, limit: int) -> bytes:
+        if self._eof:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            plaintext = await direct.receive(limit)
+        except SSL.Error as error:
+            self._send_broken = True
+            raise trio.BrokenResourceError("the TLS connection is damaged") from error
+        except Truncated:
+            self._send_broken = True
+            self._end_without_close_notify()
+            return b""
+        if not plaintext:
+            self._eof = True
+        return plaintext
 
     def _end_without_close_notify(self) -> None:
         self.truncated = True
@@ -362,11 +429,16 @@ class TlsStream(trio.abc.Stream):
         polite = self._state is _State.OPEN and not self._send_broken
         self._state = _State.CLOSED
         try:
-            if polite:
+            if polite and self._direct is None:
                 with suppress(SSL.Error):
                     self._connection.shutdown()
                 await self._send_last_words()
+            elif polite and self._direct is not None and not self._sending.busy:
+                with trio.move_on_after(_GOODBYE):
+                    await self._direct.say_goodbye()
         finally:
+            if self._direct is not None:
+                self._direct.wake()
             await self.transport.aclose()
 
     async def _take_wire(self) -> None:

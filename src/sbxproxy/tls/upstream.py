@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["UpstreamTls"]
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,8 @@ class UpstreamTls:
 
         self._context = client_context((self._roots or system_roots(), *self._extra_roots))
 
-    async def connect(self, transport: trio.abc.Stream, name: Hostname) -> TlsStream:
-        """Perform a handshake over *transport* and verify that the other end is *name*.
+    async def connect(self, transport: trio.abc.Stream, name: Hostname, *, sock: socket.socket | None = None) -> TlsStream:
+        """Perform a handshake over *transport* (on *sock*, if it is just that) and verify that the other end is *name*.
 
         The stream returned owns *transport*. Its ``truncated`` must be looked at where the end of a message
         is the end of the stream. If this raises anything, or is cancelled, *transport* is closed.
@@ -72,7 +73,7 @@ class UpstreamTls:
             assert self._context is not None
             from sbxproxy.tls.verifying import connect  # noqa: PLC0415 - ``load`` has imported it
 
-            return await connect(transport, self._context, name)
+            return await connect(transport, self._context, name, sock=sock)
         except BaseException:
             with trio.CancelScope(shield=True):  # closing by force doesn't wait; unshielded it could replace the error
                 await trio.aclose_forcefully(transport)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["client_context", "connect"]
 
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,16 @@ def client_context(roots: Iterable[Path]) -> SSL.Context:
     return context
 
 
-async def connect(transport: trio.abc.Stream, context: SSL.Context, name: Hostname) -> TlsStream:
+async def connect(
+    transport: trio.abc.Stream, context: SSL.Context, name: Hostname, *, sock: socket.socket | None = None
+) -> TlsStream:
     """Perform a handshake over *transport* and verify that the other end is *name*; who calls closes *transport* if this raises.
 
     Raises:
         UpstreamTlsError: the handshake failed or the certificate is not acceptable.
     """
     problems: list[int] = []
-    stream = TlsStream(transport, context, server_side=False, server_name=name, app_data=problems)
+    stream = TlsStream(transport, context, server_side=False, server_name=name, app_data=problems, sock=sock)
     try:
         await stream.do_handshake()
     except trio.BrokenResourceError as error:
