@@ -30,6 +30,7 @@ from sbxproxy.net.resolve import Resolver, SystemResolver
 from sbxproxy.policy.model import Policy
 from sbxproxy.policy.reach import Boundary
 from sbxproxy.sandbox.doors import BEHIND
+from sbxproxy.sandbox.identity import Identity
 from sbxproxy.sandbox.references import check_references
 from sbxproxy.sandbox.sandbox import Sandbox
 from sbxproxy.secrets import Secret, Secrets, SecretSource
@@ -37,10 +38,7 @@ from sbxproxy.settings import Settings
 from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.stages.terminator import TlsTerminator
-from sbxproxy.tls.authority import Authority
 from sbxproxy.tls.upstream import UpstreamTls
-
-MAX_NAME = 200
 
 PAUSE = 0.05
 """Seconds after its start until a proxy loads what no connection has asked for yet: what waits for the start goes first."""
@@ -168,6 +166,7 @@ class Proxy:
         policy: object,
         secrets: Mapping[str, SecretSource | str | Secret] | Secrets | None = None,
         observers: Sequence[Observer] = (),
+        identity: Identity | None = None,
     ) -> Sandbox:
         """Make a sandbox, behind *policy* from its first moment.
 
@@ -176,21 +175,22 @@ class Proxy:
             policy: a policy document (see docs/policy.md) or a ``Policy``.
             secrets: what ``${secret:NAME}`` in the policy may name, by name.
             observers: told of this sandbox's events, beside the proxy's.
+            identity: its certificate authority, if that had to be there before the proxy; *name* must be the same.
 
         Raises:
             PolicyError: the policy is invalid, or names a secret or plugin that isn't there.
             SecretError: a secret given literally can't stand in a header.
             ConfigurationError: the name is empty, too long or taken, or a secret's name or source is wrong.
         """
-        if not name or len(name) > MAX_NAME or not name.isprintable():
-            raise ConfigurationError(f"a sandbox's name has 1 to {MAX_NAME} printable characters")
         if name in self._sandboxes:
             raise ConfigurationError(f"a sandbox named {name!r} is open already")
         compiled = Policy.parse(policy)
         held = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
         check_references(compiled, held, self.pipeline.transforms)
         limits = self.settings.limits
-        authority = Authority(name=name, leaves=limits.leaves)
+        identity = identity or Identity(name, self.settings)
+        if identity.name != name:
+            raise ConfigurationError("the sandbox's identity has another name")
         context = Context(
             sandbox=name,
             policy=compiled,
@@ -201,7 +201,7 @@ class Proxy:
             sniffers=self.pipeline.sniffers,
             policies=self.pipeline.policies,
             handlers=self.pipeline.handlers,
-            terminator=self.pipeline.terminator or TlsTerminator(authority, self._upstream),
+            terminator=self.pipeline.terminator or TlsTerminator(identity.authority, self._upstream),
             secrets=held,
             transforms=Transforms(self.pipeline.transforms, held),
             pool=Pool(limits),
@@ -210,11 +210,8 @@ class Proxy:
             engine=self._engine if self.settings.engine else None,
         )
         sandbox = Sandbox(
-            name,
+            identity,
             context=context,
-            authority=authority,
-            roots=self.settings.upstream_roots,
-            extra_roots=self.settings.extra_upstream_roots,
             observers=(*self._observers, *observers),
             plugins=self.pipeline.transforms,
             register=self._register,

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from sbxproxy.cli.control import ControlError, ask, find, runtime_directory
+from sbxproxy.cli.control import ControlError, ask, find
+from sbxproxy.cli.runtime import runtime_directory
 from sbxproxy.errors import ConfigurationError
 from support.program import one_sentence, sbxproxy, start, write
 

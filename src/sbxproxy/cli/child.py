@@ -7,24 +7,21 @@ is also that of its neighbours: a pager next to it would lose the terminal other
 
 from __future__ import annotations
 
-__all__ = ["Command", "attend", "give", "own_terminal", "receive_signals", "release"]
+__all__ = ["Command", "attend", "receive_signals"]
 
 import os
 import signal
-import stat
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Protocol, assert_never
 
 import trio
 
 from sbxproxy.capture.confined import Exited, Stopped
+from sbxproxy.cli.terminal import FORWARDED, foreground, in_foreground, release
 
 _FROM_KEYBOARD = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
 """Signals that the terminal sends to the whole foreground group."""
-
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Command(Protocol):
@@ -54,7 +51,7 @@ def receive_signals(on_hangup: Callable[[], Awaitable[object]] | None) -> Abstra
     Args:
         on_hangup: as for ``attend``.
     """
-    return trio.open_signal_receiver(*_FORWARDED, *(() if on_hangup is None else (signal.SIGHUP,)))
+    return trio.open_signal_receiver(*FORWARDED, *(() if on_hangup is None else (signal.SIGHUP,)))
 
 
 async def attend(
@@ -94,7 +91,7 @@ async def _pass_on(
     async for number in signals:
         if number == signal.SIGHUP and on_hangup is not None:
             await on_hangup()
-        elif not (number in _FROM_KEYBOARD and terminal is None and _in_foreground()):
+        elif not (number in _FROM_KEYBOARD and terminal is None and in_foreground()):
             # In our own process group the command has had from the terminal what we have had.
             command.signal(number)
 
@@ -103,61 +100,9 @@ def _stop_with(command: Command, terminal: int | None, number: int) -> None:
     """Stop as the command has, so that the shell takes over, and continue it when the shell continues us."""
     if terminal is None:
         return
-    if number in {signal.SIGTTIN, signal.SIGTTOU} and _foreground(terminal) == os.getpgrp():
+    if number in {signal.SIGTTIN, signal.SIGTTOU} and foreground(terminal) == os.getpgrp():
         command.resume(foreground=True)  # it asked for the terminal before it had been given it
         return
     release(terminal, command.pid)
     os.kill(os.getpid(), signal.SIGSTOP)
-    command.resume(foreground=_foreground(terminal) == os.getpgrp())  # by fg and not by bg
-
-
-def own_terminal() -> int | None:
-    """Return standard input's descriptor if it is a terminal whose foreground is ours to give, and nobody else's: no pipeline."""
-    try:
-        descriptor = sys.stdin.fileno()
-    except (AttributeError, ValueError, OSError):
-        return None
-    if any(_is_pipe(number) for number in (1, 2)):
-        return None
-    return descriptor if _foreground(descriptor) == os.getpgrp() else None
-
-
-def release(terminal: int, group: int) -> None:
-    """Take the terminal back from *group*, if it still has it; in the background it is the shell's."""
-    if _foreground(terminal) == group:
-        give(terminal, os.getpgrp())
-
-
-def give(terminal: int, group: int) -> None:
-    """Make *group* the terminal's foreground; from the background that raises SIGTTOU, which is ignored meanwhile."""
-    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    try:
-        with suppress(OSError):
-            os.tcsetpgrp(terminal, group)
-    finally:
-        signal.signal(signal.SIGTTOU, before)
-
-
-def _is_pipe(descriptor: int) -> bool:
-    try:
-        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
-    except OSError:  # closed
-        return False
-
-
-def _foreground(descriptor: int) -> int | None:
-    try:
-        return os.tcgetpgrp(descriptor)
-    except OSError:
-        return None
-
-
-def _in_foreground() -> bool:
-    try:
-        descriptor = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return _foreground(descriptor) == os.getpgrp()
-    finally:
-        os.close(descriptor)
+    command.resume(foreground=foreground(terminal) == os.getpgrp())  # by fg and not by bg

@@ -6,7 +6,7 @@ the user's own; the kernel tells who connects. Programs in the sandbox don't see
 
 from __future__ import annotations
 
-__all__ = ["ControlError", "ask", "find", "running", "runtime_directory", "serve_control"]
+__all__ = ["ControlError", "ask", "find", "running", "serve_control"]
 
 import errno
 import fcntl
@@ -14,9 +14,7 @@ import json
 import os
 import re
 import socket
-import stat
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -45,32 +43,6 @@ class ControlError(SbxproxyError):
     """The running sandbox refused, or there is none; the message says why."""
 
 
-def runtime_directory() -> Path:
-    """Return the directory for this user's control sockets, made if it isn't there.
-
-    Raises:
-        ConfigurationError: it can't be had, or is somebody else's.
-    """
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    user = os.geteuid()
-    candidates = [Path(base)] if base.startswith("/") else []
-    candidates.append(Path(f"/run/user/{user}") if user else Path("/run"))
-    for parent in candidates:
-        if os.access(parent, os.W_OK | os.X_OK):
-            directory = parent / "sbxproxy"
-            break
-    else:
-        directory = Path(tempfile.gettempdir()) / f"sbxproxy-{user}"
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.lstat()
-    except OSError as error:
-        raise ConfigurationError(f"control socket: can't make {directory}: {error.strerror}") from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o077:
-        raise ConfigurationError(f"control socket: {directory} must be a directory of yours with mode 0700")
-    return directory
-
-
 def _path(directory: Path, name: str) -> Path:
     return directory / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:64]}.sock"
 
@@ -88,7 +60,7 @@ async def serve_control(
 
     Args:
         sandbox: which.
-        directory: see ``runtime_directory``.
+        directory: see ``sbxproxy.cli.runtime``.
         say: told when the policy was changed this way.
         task_status: started once requests are answered.
 

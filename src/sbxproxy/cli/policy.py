@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from sbxproxy.cli.control import ask, find, running, runtime_directory
+from sbxproxy.cli.control import ask, find, running
 from sbxproxy.cli.options import NAMED_POLICIES, read_policy_text
+from sbxproxy.cli.runtime import runtime_directory
 
 
 @click.group()

@@ -20,10 +20,11 @@ from sbxproxy.capture.confined import launch
 from sbxproxy.capture.masks import KEPT, UNSET, default_masks
 from sbxproxy.capture.plan import Plan, User
 from sbxproxy.capture.unavailable import CaptureUnavailable
-from sbxproxy.cli.child import attend, own_terminal, receive_signals, release
+from sbxproxy.cli.child import attend, receive_signals
 from sbxproxy.cli.failure import Failure
 from sbxproxy.cli.options import Configuration, configure, operator_options, policy_options
 from sbxproxy.cli.session import Session, run_trio
+from sbxproxy.cli.terminal import own_terminal, release
 from sbxproxy.cli.unconfined import Unconfined
 from sbxproxy.fronts import ListenerAuth
 

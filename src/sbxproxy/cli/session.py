@@ -15,10 +15,11 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import trio
 
-from sbxproxy.cli.control import runtime_directory, serve_control
+from sbxproxy.cli.control import serve_control
 from sbxproxy.cli.failure import Failure
 from sbxproxy.cli.log import Log
 from sbxproxy.cli.options import Configuration
+from sbxproxy.cli.runtime import runtime_directory
 from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
 from sbxproxy.events import JsonLines, Observer
 from sbxproxy.proxy import Proxy

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from sbxproxy.capture.confined import Exited, Stopped
-from sbxproxy.cli.child import give, release
+from sbxproxy.cli.terminal import give, release
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127

@@ -4,5 +4,12 @@ from __future__ import annotations
 
 __all__ = ["Sandbox", "check_references"]
 
-from sbxproxy.sandbox.references import check_references
-from sbxproxy.sandbox.sandbox import Sandbox
+from typing import TYPE_CHECKING
+
+from sbxproxy.lazy import face
+
+if TYPE_CHECKING:
+    from sbxproxy.sandbox.references import check_references
+    from sbxproxy.sandbox.sandbox import Sandbox
+
+face(__name__, {"references": "check_references", "sandbox": "Sandbox"})

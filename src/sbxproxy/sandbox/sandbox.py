@@ -35,10 +35,8 @@ from sbxproxy.net.peek import PeekedStream
 from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.model import Policy
 from sbxproxy.sandbox.doors import Doors
+from sbxproxy.sandbox.identity import Identity
 from sbxproxy.sandbox.references import check_references
-from sbxproxy.sandbox.trust import TrustFiles
-from sbxproxy.tls.authority import Authority
-from sbxproxy.tls.trust import proxy_environment, trust_environment
 
 CUT_PATIENCE = 1.0
 """Seconds that an update waits for the flows that it cut to be closed on both sides."""
@@ -56,12 +54,9 @@ class Sandbox:
 
     def __init__(
         self,
-        name: str,
+        identity: Identity,
         *,
         context: Context,
-        authority: Authority,
-        roots: Path | None,
-        extra_roots: Sequence[Path],
         observers: Sequence[Observer],
         plugins: Mapping[str, Any],
         register: Callable[[Sequence[tuple[IPAddress, int]]], Callable[[], None]],
@@ -72,10 +67,10 @@ class Sandbox:
         closed: Callable[[], None],
     ) -> None:
         """Not called by embedders: see ``Proxy.create_sandbox``."""
-        self.name = name
+        self.name = identity.name
         self._context = context
-        self._authority = authority
-        self._trust = TrustFiles(authority.certificate_pem, roots=roots, extra_roots=extra_roots)
+        self._authority = identity.authority
+        self._trust = identity.trust
         self._observers = tuple(observers)
         self._plugins = plugins
         self._register = register
@@ -213,8 +208,7 @@ class Sandbox:
                 raise ConfigurationError("proxy variables can't name a Unix socket; give the address that the program will see")
             user = "" if auth is None else f"{quote(auth.user, safe='')}:{quote(auth.password, safe='')}@"
             url = f"http://{user}{where}"
-        _, bundle = self.write_trust(directory)
-        return {**trust_environment(bundle=bundle, added=self._trust.added(directory)), **proxy_environment(url)}
+        return self._trust.environment(url, directory)
 
     def write_trust(self, directory: Path | None = None) -> tuple[Path, Path]:
         """Write ``ca.pem`` (the certificate alone) and ``bundle.pem``, readable by all.

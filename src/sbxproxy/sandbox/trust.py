@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbxproxy.sandbox.tempdir import OwnedDirectory
-from sbxproxy.tls.trust import bundle_pem, java_trust_stores, java_truststore, system_bundles
+from sbxproxy.tls.trust import (
+    bundle_pem,
+    java_trust_stores,
+    java_truststore,
+    proxy_environment,
+    system_bundles,
+    trust_environment,
+)
 
 RESOLV_CONF = b"# Any address will do: every query is answered by the sandbox's own DNS.\nnameserver 192.0.2.53\n"
 
@@ -45,6 +52,14 @@ class TrustFiles:
         if not self._extra_roots:
             return where / "ca.pem"
         return _write(where / "added.pem", self._certificate_pem.rstrip(b"\n") + b"\n" + self._extra())
+
+    def environment(self, url: str | None = None, directory: Path | None = None) -> dict[str, str | None]:
+        """Write the files, and return the variables that make clients trust the authority, and use the proxy at *url*.
+
+        Without *url* inherited proxy variables are removed: ``None`` stands for what must be.
+        """
+        _, bundle = self.write(directory)
+        return {**trust_environment(bundle=bundle, added=self.added(directory)), **proxy_environment(url)}
 
     def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
         """Write what stands in for files of the system; return it by the path that it is to be seen at.

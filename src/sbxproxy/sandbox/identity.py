@@ -1,0 +1,38 @@
+"""Who a sandbox is to the programs in it. It needs no event loop, so that it can be there before there is one."""
+
+from __future__ import annotations
+
+__all__ = ["Identity"]
+
+from sbxproxy.errors import ConfigurationError
+from sbxproxy.sandbox.trust import TrustFiles
+from sbxproxy.settings import Settings
+from sbxproxy.tls.authority import Authority
+
+MAX_NAME = 200
+
+
+class Identity:
+    """A sandbox's name, its certificate authority, and the files that make its programs trust that.
+
+    Attributes:
+        name: stands in events and in the certificate.
+        authority: the sandbox's own.
+        trust: writes the files; whoever made the identity closes it, or gives it to a sandbox, which does.
+    """
+
+    __slots__ = ("authority", "name", "trust")
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        """Make the authority; no file is written yet.
+
+        Raises:
+            ConfigurationError: the name is empty or too long.
+        """
+        if not name or len(name) > MAX_NAME or not name.isprintable():
+            raise ConfigurationError(f"a sandbox's name has 1 to {MAX_NAME} printable characters")
+        self.name = name
+        self.authority = Authority(name=name, leaves=settings.limits.leaves)
+        self.trust = TrustFiles(
+            self.authority.certificate_pem, roots=settings.upstream_roots, extra_roots=settings.extra_upstream_roots
+        )
