@@ -41,6 +41,7 @@ _PLACES = (
     "/tmp/.ICE-unix",  # noqa: S108
     "/var/lib/sss/pipes",
     "/var/lib/nscd",
+    "/dev/mqueue",  # message queues: those of the host, where they have paths
 )
 _IN_HOME = (".gnupg", ".docker/run", ".colima", ".orbstack/run")
 _SOCKET_VARIABLES = ("SSH_AUTH_SOCK",)

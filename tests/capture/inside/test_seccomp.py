@@ -61,13 +61,21 @@ def test_no_io_uring(machine, number):
     assert run(machine, number) == "ENOSYS"
 
 
+KEYS = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}
+
+
+def test_no_keyrings(machine):
+    """Neither the caller's, nor a key that a program on the host is run for (request-key(8))."""
+    assert [run(machine, number, 0) for number in KEYS[machine]] == ["ENOSYS"] * 3
+
+
 def test_other_machines_numbers_mean_nothing(machine):
     assert run(machine, 0, architecture=0x40000003) == "ENOSYS"  # i386
     assert run(machine, 0x40000000 + 41, 2) == "ENOSYS"  # x32
 
 
 def test_other_calls_pass(machine):
-    used = {*NUMBERS[machine].values(), 425, 426, 427}
+    used = {*NUMBERS[machine].values(), *KEYS[machine], 425, 426, 427}
     assert {run(machine, number) for number in range(500) if number not in used} == {ALLOW}
 
 

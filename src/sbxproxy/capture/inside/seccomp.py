@@ -3,6 +3,8 @@
 * Socket families: AF_VSOCK reaches the hypervisor from any network namespace, and other families are kernel code that a sandboxed
   program has no need of. So there is a list of those that are allowed, and the rest are as if the kernel had none of them.
 * io_uring opens sockets without the system call that is filtered here.
+* Keyrings know no namespace that the sandbox has: the caller's session keyring would be the command's, and the kernel answers some
+  requests for keys by running a program on the host, to look up a name for example.
 * The terminal's TIOCSTI and TIOCLINUX type into it, and the shell outside would read that (CVE-2017-5226).
 * A process group shared with processes outside must not be signalled, or slowed down, as a whole.
 * System calls of another machine type (int 0x80, x32) have other numbers, under which all of that would pass.
@@ -29,11 +31,12 @@ class _Machine(NamedTuple):
     kill: int
     setpriority: int
     ioprio_set: int
+    keys: tuple[int, int, int]  # add_key, request_key, keyctl
 
 
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, 41, 53, 16, 62, 141, 251),
-    "aarch64": _Machine(0xC00000B7, 198, 199, 29, 129, 140, 30),
+    "x86_64": _Machine(0xC000003E, 41, 53, 16, 62, 141, 251, (248, 249, 250)),
+    "aarch64": _Machine(0xC00000B7, 198, 199, 29, 129, 140, 30, (217, 218, 219)),
 }
 _IO_URING = (425, 426, 427)  # setup, enter, register; the same number everywhere
 _X32 = 0x40000000
@@ -73,7 +76,7 @@ def machine_filter(machine: str) -> bytes:
         (_EQUAL, numbers.socket, "family", None),
         (_EQUAL, numbers.socketpair, "family", None),
         (_EQUAL, numbers.ioctl, "ioctl", None),
-        *((_EQUAL, number, "foreign", None) for number in _IO_URING),
+        *((_EQUAL, number, "foreign", None) for number in (*_IO_URING, *numbers.keys)),
         (_RETURN, _ALLOW, None, None),
         # Arguments are 64 bits wide, but the kernel takes these as 32: the lower half (both machines are little-endian).
         "family",
