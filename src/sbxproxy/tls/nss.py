@@ -58,7 +58,11 @@ def nss_database(pem: bytes) -> dict[str, bytes]:
 def _certutil(*arguments: str) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - of our own making, but for the directory
-            ["certutil", *arguments],  # noqa: S607 - where it is depends on the system stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+            ["certutil", *arguments],  # noqa: S607 - where it is depends on the system
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
         )
     except FileNotFoundError:
         raise ConfigurationError(
