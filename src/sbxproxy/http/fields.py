@@ -35,8 +35,12 @@ _NOT_OURS_TO_PASS = frozenset(
         b"expect",
     }
 )
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_NOT_FOR_CLIENTS = _NOT_OURS_TO_PASS | {b"alt-svc"}
+"""``Alt-Svc`` would send the client to another way out (RFC 7838), of which the policy knows nothing."""
+
+# All names, or all values, each with a line feed behind it: one search costs as much as looking at two of them one by one.
+_NAMES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++\n)*+")
+_VALUES = re.compile(rb"(?:(?![ \t])[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\n)*+")
 
 
 def list_of(fields: Fields, name: bytes) -> list[bytes]:
@@ -50,7 +54,7 @@ def list_of(fields: Fields, name: bytes) -> list[bytes]:
     ]
 
 
-def end_to_end(fields: Fields, names: Sequence[bytes] | None = None) -> Headers:
+def end_to_end(fields: Fields, names: Sequence[bytes] | None = None, *, client: bool = False) -> Headers:
     """Keep what is meant for the far end: no hop-by-hop fields, none that ``Connection`` lists, no framing.
 
     Names compare with ``_`` as ``-``, since servers behind CGI or WSGI can't tell them apart.
@@ -58,26 +62,36 @@ def end_to_end(fields: Fields, names: Sequence[bytes] | None = None) -> Headers:
     Args:
         fields: as received.
         names: of a plain head, its names in lower case; its ``Connection``, if any, lists nothing but ``keep-alive``.
+        client: the far end is the client.
     """
+    never = _NOT_FOR_CLIENTS if client else _NOT_OURS_TO_PASS
     if names is not None:
-        return Headers(tuple([pair for pair, name in zip(fields, names, strict=True) if name not in _NOT_OURS_TO_PASS]))
-    gone = _NOT_OURS_TO_PASS.union(map(fold_name, list_of(fields, b"connection")))
-    return Headers(tuple(pair for pair in fields if fold_name(pair[0]) not in gone))
+        return Headers(tuple([pair for pair, name in zip(fields, names, strict=True) if name not in never]))
+    gone = never.union(map(fold_name, list_of(fields, b"connection")))
+    return Headers(tuple([pair for pair in fields if fold_name(pair[0]) not in gone]))
 
 
-def outgoing(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """List what a handler wants sent, without what it has no say in (framing, Host, hop-by-hop).
+def outgoing(headers: Headers, *, client: bool = False) -> list[tuple[bytes, bytes]]:
+    """List what a handler wants sent, to the *client* or upstream, without what it has no say in (framing, Host, hop-by-hop).
 
     Raises:
         StageError: a name is no token or a value can't stand in a header; the message shows neither.
     """
+    never = _NOT_FOR_CLIENTS if client else _NOT_OURS_TO_PASS
     try:
-        proper = all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers.fields)
-    except (TypeError, ValueError):  # text instead of bytes, or no pairs
-        proper = False
-    if not proper:
-        raise StageError("a header made by a transform is malformed")
-    return [pair for pair in headers.fields if fold_name(pair[0]) not in _NOT_OURS_TO_PASS]
+        fields = [(name, value) for name, value in headers.fields]
+        if _are_lines(_NAMES, [name for name, _ in fields]) and _are_lines(_VALUES, [value for _, value in fields]):
+            return [pair for pair in fields if fold_name(pair[0]) not in never]
+    except (TypeError, ValueError, AttributeError):  # text instead of bytes, or no pairs
+        pass
+    raise StageError("a header made by a transform is malformed")
+
+
+def _are_lines(pattern: re.Pattern[bytes], parts: list[bytes]) -> bool:
+    """Tell whether each of *parts* is what *pattern* has as a line; a line feed within one would make it two."""
+    parts.append(b"")
+    text = b"\n".join(parts)
+    return text.count(b"\n") == len(parts) - 1 and pattern.fullmatch(text) is not None
 
 
 def wants_websocket(fields: Fields) -> bool:

@@ -247,14 +247,14 @@ class Forwarding:
         # RFC 9110 section 15.2: none for HTTP/1.0. One that answers our own Expect alone is not passed on.
         if self._job.head.version == (1, 0) or (head.status == 100 and not self._job.awaits_continue):
             return
-        fields = outgoing(end_to_end(head.fields).without(b"alt-svc"))
+        fields = list(end_to_end(head.fields, client=True).fields)
         await self._client.send(self._client.interim(head.status, fields))
 
     async def _switch(self, upstream: UpstreamSide, head: ResponseHead) -> None:
         """Pass ``101`` on; from here on both sides are raw bytes."""
         if not self._job.websocket or not wants_websocket(head.fields):
             raise UpstreamProtocolError("the upstream switched to a protocol that nobody asked for")
-        fields = outgoing(end_to_end(head.fields).without(b"alt-svc"))
+        fields = list(end_to_end(head.fields, client=True).fields)
         fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         early = bytes(upstream.incoming.data)
         upstream.incoming.data.clear()
@@ -268,17 +268,19 @@ class Forwarding:
         """Ask the handler about the final head, then send it and the body."""
         client, job = self._client, self._job
         body = upstream.body()
+        received = Response(status=head.status, headers=end_to_end(head.fields, head.names, client=True))
         response: object = await ask(
             self._handler.on_response,
             job.forward.request,
-            Response(status=head.status, headers=end_to_end(head.fields, head.names).without(b"alt-svc")),
+            received,
         )
         match response:
             case Response(status=int(), headers=Headers(), body=None | bytes()) if 200 <= response.status <= 599:
                 pass
             case _:
                 raise StageError("a transform made a response that is none")
-        fields = outgoing(response.headers.without(b"alt-svc"))
+        # What the strict reader took needs no second look.
+        fields = list(response.headers.fields) if response is received else outgoing(response.headers, client=True)
         bodiless = job.head.method == "HEAD" or response.status in _BODILESS
         content = response.body
         if content is None and head.status in _BODILESS and not bodiless:

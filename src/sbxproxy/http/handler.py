@@ -32,17 +32,19 @@ class Origin:
         host: a canonical name, or an address as text (IPv6 without brackets).
         port: 1 to 65535.
         scheme: ``https`` or ``http``.
+        authority: the value of ``Host`` (RFC 9110 section 7.2): the port is left out where it is the scheme's default.
     """
 
     host: str
     port: int
     scheme: str = "https"
+    authority: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def authority(self) -> str:
-        """The value of ``Host`` (RFC 9110 section 7.2): the port is left out where it is the scheme's default."""
+    def __post_init__(self) -> None:
+        """Write the authority once."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
+        authority = host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
+        object.__setattr__(self, "authority", authority)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ and the strict reader and h11 are given the very same bytes. Plain heads, which 
 
 from __future__ import annotations
 
-__all__ = ["RECEIVE", "ClientGone", "FromClient", "FromUpstream", "Incoming", "Patience"]
+__all__ = ["RECEIVE", "ClientGone", "FromClient", "FromUpstream", "Incoming", "Patience", "below"]
 
 from abc import ABC, abstractmethod
 from typing import Generic, Literal, TypeVar
@@ -15,6 +15,7 @@ import trio
 from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, UpstreamError, UpstreamProtocolError
+from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
 from sbxproxy.wire.http1 import RequestHead, ResponseHead, cut_request_head, cut_response_head
@@ -32,6 +33,16 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 class ClientGone(Exception):  # noqa: N818 - news, not an error: what it interrupts is simply over
     """The client's stream broke; there is nobody left to answer."""
+
+
+def below(stream: Stream) -> Stream:
+    """Go down through wrappers that have nothing left of what they peeked at."""
+    while type(stream) in {PeekedStream, HalfCloseablePeekedStream}:
+        assert isinstance(stream, PeekedStream)
+        if stream.peeked:
+            break
+        stream = stream.inner
+    return stream
 
 
 class Patience:
@@ -67,6 +78,7 @@ class Incoming(ABC, Generic[_Head]):
     def __init__(self, stream: Stream, initial: bytes = b"") -> None:
         """Begin with *initial*, which somebody received before."""
         self.stream = stream
+        self._receive = below(stream).receive_some
         self.data = bytearray(initial)
         self.patience: Patience | None = None
 
@@ -93,12 +105,12 @@ class Incoming(ABC, Generic[_Head]):
             ClientGone, UpstreamError: the stream broke.
         """
         try:
-            chunk = await self.stream.receive_some(RECEIVE)
+            chunk = await self._receive(RECEIVE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self.broken() from None
         if self.patience is not None:
             self.patience.push()
-        return bytes(chunk)
+        return chunk if type(chunk) is bytes else bytes(chunk)
 
     async def fill(self) -> bool:
         """Receive once into the buffer; false at the end of the stream. Raises what ``receive`` raises."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 __all__ = ["Headers", "Request", "Response"]
 
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
 
@@ -63,7 +64,7 @@ class Headers:
     def without(self, *names: str | bytes) -> Self:
         """Drop every field whose name is one of *names*, in any case, and with ``_`` for ``-``."""
         gone = {fold_name(name) for name in names}
-        return replace(self, fields=tuple(pair for pair in self.fields if fold_name(pair[0]) not in gone))
+        return type(self)(tuple([pair for pair in self.fields if fold_name(pair[0]) not in gone]))
 
     def with_header(self, name: str, value: str) -> Self:
         """Drop every field of that name and put this one last: afterwards it stands exactly once.
@@ -72,11 +73,13 @@ class Headers:
             ValueError: the name is no token, or the value holds a control character; the message doesn't show
                 the value.
         """
-        raw_name, raw_value = check_field(name, value)
-        return replace(self, fields=(*self.without(name).fields, (raw_name, raw_value)))
+        field = check_field(name, value)
+        folded = fold_name(field[0])
+        return type(self)((*[pair for pair in self.fields if fold_name(pair[0]) != folded], field))
 
 
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[\t -~]*")
 
 
 def check_field(name: str, value: str) -> tuple[bytes, bytes]:
@@ -86,9 +89,9 @@ def check_field(name: str, value: str) -> tuple[bytes, bytes]:
         ValueError: the name is no token, or the value has CR, LF, NUL, another control character or a
             character above U+007E; the message never shows the value.
     """
-    if not name or not name.isascii() or not _TOKEN.issuperset(name.encode()):
+    if not _TOKEN.fullmatch(name):
         raise ValueError("header name is not a token (RFC 9110 section 5.6.2)")
-    if any(character != "\t" and not " " <= character <= "~" for character in value):
+    if not _VALUE.fullmatch(value):
         raise ValueError(f"value of header {name!r} has a control or non-ASCII character")
     return name.encode(), value.strip(" \t").encode()
 
@@ -128,11 +131,14 @@ class Request:
 
     def with_header(self, name: str, value: str) -> Self:
         """Return a copy in which *name* stands exactly once, with *value*; see ``Headers.with_header``."""
-        return replace(self, headers=self.headers.with_header(name, value))
+        return self._with(self.headers.with_header(name, value))
 
     def without_header(self, *names: str) -> Self:
         """Return a copy without these fields."""
-        return replace(self, headers=self.headers.without(*names))
+        return self._with(self.headers.without(*names))
+
+    def _with(self, headers: Headers) -> Self:
+        return type(self)(method=self.method, target=self.target, headers=headers, host=self.host, body=self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +157,11 @@ class Response:
 
     def with_header(self, name: str, value: str) -> Self:
         """Return a copy in which *name* stands exactly once, with *value*; see ``Headers.with_header``."""
-        return replace(self, headers=self.headers.with_header(name, value))
+        return self._with(self.headers.with_header(name, value))
 
     def without_header(self, *names: str) -> Self:
         """Return a copy without these fields."""
-        return replace(self, headers=self.headers.without(*names))
+        return self._with(self.headers.without(*names))
+
+    def _with(self, headers: Headers) -> Self:
+        return type(self)(status=self.status, headers=headers, body=self.body)

@@ -40,6 +40,7 @@ class Pool:
         self.generation = 0
         self._limits = limits
         self._idle: OrderedDict[_Idle, None] = OrderedDict()  # oldest first
+        self._by_origin: dict[Origin, list[_Idle]] = {}  # likewise
         self._dead: list[Stream] = []
         self._closed = False
 
@@ -56,12 +57,29 @@ class Pool:
         or a response that nobody asked for.
         """
         self.expire()
-        for idle in reversed([idle for idle in self._idle if idle.origin == origin]):
-            del self._idle[idle]
+        while idle := self._newest(origin):
             if not _readable(idle.stream):
                 return idle.stream
             self._dead.append(idle.stream)
         return None
+
+    def _newest(self, origin: Origin) -> _Idle | None:
+        same = self._by_origin.get(origin)
+        if not same:
+            return None
+        idle = same.pop()
+        del self._idle[idle]
+        if not same:
+            del self._by_origin[origin]
+        return idle
+
+    def _oldest(self) -> _Idle:
+        idle, _ = self._idle.popitem(last=False)
+        same = self._by_origin[idle.origin]
+        same.remove(idle)
+        if not same:
+            del self._by_origin[idle.origin]
+        return idle
 
     def give(self, origin: Origin, stream: Stream, *, generation: int | None = None) -> None:
         """Put in a verified connection to *origin* on which nothing is under way; the pool owns it now.
@@ -73,18 +91,22 @@ class Pool:
             return
         self.expire()
         if len(self._idle) >= self._limits.pooled_per_sandbox:
-            oldest, _ = self._idle.popitem(last=False)
-            self._dead.append(oldest.stream)
-        self._idle[_Idle(origin, stream, trio.current_time() + self._limits.keep_alive)] = None
+            self._dead.append(self._oldest().stream)
+        idle = _Idle(origin, stream, trio.current_time() + self._limits.keep_alive)
+        self._idle[idle] = None
+        self._by_origin.setdefault(origin, []).append(idle)
 
     def forget(self) -> None:
         """Give up all connections, now or when they come back: the policy they were opened under is replaced."""
         self.generation += 1
         self._dead += [idle.stream for idle in self._idle]
         self._idle.clear()
+        self._by_origin.clear()
 
     async def bury(self) -> None:
         """Close what was given up; it does not wait for any peer and can't be cancelled."""
+        if not self._dead:
+            return
         with trio.CancelScope(shield=True):
             while self._dead:
                 await trio.aclose_forcefully(self._dead.pop())
@@ -109,8 +131,7 @@ class Pool:
         """Give up connections that are too old; ``bury`` closes them."""
         now = trio.current_time()
         while self._idle and next(iter(self._idle)).until <= now:
-            idle, _ = self._idle.popitem(last=False)
-            self._dead.append(idle.stream)
+            self._dead.append(self._oldest().stream)
 
 
 def _readable(stream: Stream) -> bool:

@@ -56,6 +56,8 @@ async def serve(
         if ended is not None:
             return ended
         first = False
+        if side.incoming.data:
+            await trio.lowlevel.checkpoint()  # a client that asks ahead does not take the turns of others
 
 
 async def _next_head(side: ClientSide, limits: Limits, *, first: bool) -> RequestHead | bytes | ClientProtocolError | Ended:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["ClientSide", "UpstreamSide"]
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -19,7 +20,7 @@ from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, UpstreamProtocolError
 from sbxproxy.http.body import INCOMPLETE, Body, LengthBody
-from sbxproxy.http.incoming import ClientGone, FromClient, FromUpstream
+from sbxproxy.http.incoming import ClientGone, FromClient, FromUpstream, below
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
 from sbxproxy.wire.http1 import RequestHead, ResponseHead, parse_request_head, parse_response_head
@@ -36,6 +37,13 @@ def _bytes_of(connection: h11.Connection, event: h11.Event) -> bytes:
     data = connection.send(event)
     assert data is not None  # only ConnectionClosed gives none
     return data
+
+
+def _sender(stream: Stream) -> Callable[[bytes], Awaitable[None]]:
+    """Return the way to send that gives no turn to others if it can: every exchange waits for its client and its upstream."""
+    bottom = below(stream)
+    send: Callable[[bytes], Awaitable[None]] = getattr(bottom, "send_at_once", bottom.send_all)
+    return send
 
 
 def _head(first: bytes, fields: Fields) -> bytes:
@@ -88,6 +96,7 @@ class ClientSide:
     def __init__(self, stream: Stream, limits: Limits, initial: bytes = b"") -> None:
         """Begin with *initial*, which was received before."""
         self.stream = stream
+        self._send = _sender(stream)
         self.incoming = FromClient(stream, initial)
         self.answered = False
         self.broken_off = False
@@ -194,7 +203,7 @@ class ClientSide:
         """
         self.broken_off = True  # until it has returned: a cancelled send may have sent any part
         try:
-            await self.stream.send_all(data)
+            await self._send(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise ClientGone from None
         self.broken_off = False
@@ -215,6 +224,7 @@ class UpstreamSide:
     def __init__(self, stream: Stream, limits: Limits, *, reused: bool) -> None:
         """Take over *stream* for one exchange."""
         self.stream = stream
+        self._send = _sender(stream)
         self.incoming = FromUpstream(stream)
         self.reused = reused
         self.deaf = False
@@ -252,7 +262,7 @@ class UpstreamSide:
         """Send framed bytes; a stream that breaks becomes ``deaf``, since an early answer may still be had."""
         self.deaf = True  # until it has returned: what a cancelled send left out would be taken from the next request
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self.stream.send_all(data)
+            await self._send(data)
             self.deaf = False
             if self.incoming.patience is not None:
                 self.incoming.patience.push()

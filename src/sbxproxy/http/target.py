@@ -51,6 +51,8 @@ def check_target(head: RequestHead, origin: Origin, *, proxying: bool) -> str:
         target = parse_absolute_target(target).origin_form
     elif proxying:
         raise ClientProtocolError(Reason.BAD_REQUEST, "a request to a proxy needs an absolute target")
+    if head.host == origin.authority.encode():
+        return target.decode("ascii")
     if head.host is None:
         raise ClientProtocolError(Reason.BAD_REQUEST, "no Host field")  # only HTTP/1.0 gets this far
     try:
