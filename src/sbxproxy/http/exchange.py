@@ -103,11 +103,11 @@ class Exchange:
         client.expect_message()
         elsewhere = False
         try:
-            with trio.move_on_after(self._limits.request_idle) as scope:
-                client.incoming.patience = Patience(scope, self._limits.request_idle)
+            patience = client.incoming.patience = Patience(self._limits.request_idle, started)
+            with patience.scope:
                 ended = await self._serve(raw)
             client.incoming.patience = None
-            if scope.cancelled_caught:
+            if patience.scope.cancelled_caught:
                 ended = await self._time_out()
             elsewhere = ended is not None and ended.reason == "elsewhere"
             if self._forwarding is not None and self._forwarding.switched:

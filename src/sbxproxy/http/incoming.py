@@ -46,24 +46,27 @@ def below(stream: Stream) -> Stream:
 
 
 class Patience:
-    """One deadline that progress pushes, in steps of a second at most, so that a chunk costs next to nothing."""
+    """One deadline that progress pushes, in steps of a second at most, so that a chunk costs next to nothing.
 
-    __slots__ = ("_next", "_scope", "_seconds", "_step")
+    Attributes:
+        scope: what it ends; the caller enters it at once.
+    """
 
-    def __init__(self, scope: trio.CancelScope, seconds: float) -> None:
-        """Let *scope* end once nothing was pushed for *seconds*, or up to one step longer."""
-        self._scope = scope
+    __slots__ = ("_next", "_seconds", "_step", "scope")
+
+    def __init__(self, seconds: float, now: float) -> None:
+        """Begin *now*; ``scope`` ends once nothing was pushed for *seconds*, or up to one step longer."""
         self._seconds = seconds
         self._step = min(1.0, seconds / 10)
-        self._next = trio.current_time()
-        self.push()
+        self._next = now + self._step
+        self.scope = trio.CancelScope(deadline=self._next + seconds)
 
     def push(self) -> None:
         """Something moved."""
         now = trio.current_time()
         if now >= self._next:
             self._next = now + self._step
-            self._scope.deadline = self._next + self._seconds
+            self.scope.deadline = self._next + self._seconds
 
 
 class Incoming(ABC, Generic[_Head]):
