@@ -221,7 +221,7 @@ class Sandbox:
         """
         return self._trust.write(directory)
 
-    def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
+    def mounts(self, directory: Path | None = None, *, nss_home: Path | None = None) -> dict[Path, Path]:
         """Write what a runtime should mount, read-only, over files of the system that the program sees.
 
         For programs that heed no variable: the system's bundles of roots, Java's trust store, and ``resolv.conf``. Paths are those
@@ -229,12 +229,18 @@ class Sandbox:
 
         Args:
             directory: where to write; a temporary directory until the sandbox is closed, by default.
+            nss_home: the program's home directory, for a certificate database of NSS in its ``.pki/nssdb``, which Chromium and its
+                kin read; for that one a whole directory is to be mounted. Takes the program ``certutil``.
 
         Returns:
             The file written, by the path that it is to be seen at.
+
+        Raises:
+            ConfigurationError: there is no ``certutil``.
+            OSError: the files can't be written.
         """
         self._require_open()
-        return self._trust.mounts(directory)
+        return self._trust.mounts(directory, nss_home=nss_home)
 
     def _answerer(self) -> DnsAnswerer:
         if self._dns is None:

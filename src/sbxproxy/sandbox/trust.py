@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TrustFiles"]
+__all__ = ["NSS_DATABASE", "TrustFiles"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,9 @@ from sbxproxy.tls.trust import (
 )
 
 RESOLV_CONF = b"# Any address will do: every query is answered by the sandbox's own DNS.\nnameserver 192.0.2.53\n"
+
+NSS_DATABASE = Path(".pki", "nssdb")
+"""Below a user's home directory: where Chromium and others have theirs."""
 
 
 class TrustFiles:
@@ -61,10 +64,11 @@ class TrustFiles:
         _, bundle = self.write(directory)
         return {**trust_environment(bundle=bundle, added=self.added(directory)), **proxy_environment(url)}
 
-    def mounts(self, directory: Path | None = None) -> dict[Path, Path]:
+    def mounts(self, directory: Path | None = None, *, nss_home: Path | None = None) -> dict[Path, Path]:
         """Write what stands in for files of the system; return it by the path that it is to be seen at.
 
-        Only paths that exist here are named: nothing can be mounted over what isn't there.
+        Only paths that exist here are named, since nothing can be mounted over what isn't there; but for the NSS database, which was
+        asked for. That is the directory with all of the files, among which NSS knows its own.
         """
         where = self._where(directory)
         found: dict[Path, Path] = {}
@@ -77,6 +81,12 @@ class TrustFiles:
         resolver = Path("/etc/resolv.conf")
         if resolver.exists():
             found[resolver.resolve()] = _write(where / "resolv.conf", RESOLV_CONF)
+        if nss_home is not None:
+            from sbxproxy.tls.nss import nss_database  # noqa: PLC0415 - few ask for it
+
+            for name, content in nss_database(self._certificate_pem + b"\n" + self._extra()).items():
+                _write(where / name, content)
+            found[nss_home / NSS_DATABASE] = where
         return found
 
     def _where(self, directory: Path | None) -> Path:
