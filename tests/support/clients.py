@@ -161,6 +161,14 @@ def _pnpm(case: Case) -> Sequence[str]:
     ]  # fmt: skip
 
 
+def _cargo(case: Case) -> Sequence[str]:
+    # The index and then the registry's own interface. Old versions take the sparse protocol for experimental.
+    return [
+        "env", f"CARGO_HOME={case.directory / 'cargo'}", "CARGO_NET_RETRY=0", "RUSTC_BOOTSTRAP=1", require("cargo"), "-Zsparse-registry",
+        "search", f"--index=sparse+{case.url}/crates/", "toy",
+    ]  # fmt: skip
+
+
 CLIENTS = {
     "curl": Client(lambda case: [require("curl"), "-sS", "--fail", "--max-time", "30", case.url]),
     "wget": Client(lambda case: [require("wget"), "-nv", "-O", "-", "--tries=1", "--timeout=30", case.url]),
@@ -175,6 +183,7 @@ CLIENTS = {
     "aiohttp": _python(_AIOHTTP, "aiohttp"),
     "pip": Client(_pip, _downloaded),
     "uv": Client(_uv, lambda case, _output: (case.directory / "target" / "toy.py").exists()),
+    "cargo": Client(_cargo, lambda _case, output: 'toy = "1.0.0"' in output),
     "node-fetch": Client(lambda case: [require("node"), case.script("fetch.mjs", _FETCH), case.url]),
     "node-https": Client(lambda case: [require("node"), case.script("https.mjs", _HTTPS), case.url]),
     "npm": Client(_npm, lambda case, _output: (case.directory / TARBALL).read_bytes() == tarball()),

@@ -53,6 +53,7 @@ ROWS = {
     "aiohttp": Row("Python aiohttp", "`env`: only with `trust_env=True`", env=NOWHERE),
     "pip": Row("pip"),
     "uv": Row("uv (Rust, rustls)"),
+    "cargo": Row("Cargo (Rust, libcurl)"),
     "node-fetch": Row("Node `fetch`", _OLD_NODE, env=NOWHERE),
     "node-https": Row("Node `https`", _OLD_NODE, env=NOWHERE),
     "npm": Row("npm"),

@@ -1,4 +1,4 @@
-"""What clients fetch from an origin: a line of text, a git repository, a wheel from an index, a package from an npm registry."""
+"""What clients fetch from an origin: a line of text, a git repository, a wheel, a package from an npm registry, a list of crates."""
 
 from __future__ import annotations
 
@@ -45,11 +45,15 @@ def tarball() -> bytes:
     return gzip.compress(buffer.getvalue(), mtime=0)
 
 
-def _packument(base: str) -> bytes:
+def _packument(base: str) -> dict[str, object]:
     integrity = "sha512-" + base64.b64encode(hashlib.sha512(tarball()).digest()).decode()
     dist = {"tarball": f"{base}/npm/toy/-/{TARBALL}", "integrity": integrity}
     version = {"name": "toy", "version": "1.0.0", "dist": dist}
-    return json.dumps({"name": "toy", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}).encode()
+    return {"name": "toy", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+
+
+def _json(value: object) -> Reply:
+    return Reply(json.dumps(value).encode(), headers=(("Content-Type", "application/json"),))
 
 
 async def _git_backend(root: Path, seen: Seen) -> Reply:
@@ -80,8 +84,12 @@ def site(root: Path) -> Responder:
                 return Reply(f'<a href="/files/{WHEEL}">{WHEEL}</a>'.encode(), headers=(("Content-Type", "text/html"),))
             case path if path == f"/files/{WHEEL}":
                 return Reply(wheel())
+            case "/crates/config.json":
+                return _json({"dl": f"https://{seen.one('host')}/crates", "api": f"https://{seen.one('host')}"})
+            case "/api/v1/crates":
+                return _json({"crates": [{"name": "toy", "max_version": "1.0.0", "description": None}], "meta": {"total": 1}})
             case "/npm/toy":
-                return Reply(_packument(f"https://{seen.one('host')}"), headers=(("Content-Type", "application/json"),))
+                return _json(_packument(f"https://{seen.one('host')}"))
             case path if path == f"/npm/toy/-/{TARBALL}":
                 return Reply(tarball())
         return Reply()
