@@ -82,8 +82,8 @@ def begin(plan: Plan) -> Started:
     user = plan.user
     orders = {
         "do": "run",
-        "argv": list(plan.argv),
-        "environment": dict(plan.environment),
+        "argv": [_plain(part) for part in plan.argv],
+        "environment": {_plain(name): _plain(value) for name, value in plan.environment.items()},
         "directory": os.fspath(plan.directory or Path.cwd()),
         "user": None if user is None or os.geteuid() != 0 else [user.uid, user.gid, list(user.groups)],
         "masks": [os.fspath(path) for path in plan.masks],
@@ -92,3 +92,8 @@ def begin(plan: Plan) -> Started:
         "foreground": plan.foreground,
     }
     return start(orders, stdin=plan.stdin, stdout=plan.stdout, stderr=plan.stderr)
+
+
+def _plain(text: str) -> str:
+    """Return the same as no subclass of ``str``, which couldn't be passed on."""
+    return str.__str__(text)

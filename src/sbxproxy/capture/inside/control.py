@@ -1,19 +1,19 @@
 """What the proxy and this program tell each other, over a socket pair that keeps messages apart.
 
 From here: ``F`` with the listening sockets, ``S`` from the command's process right before it is executed, ``T`` and a signal's number
-when the command was stopped, ``E`` and JSON when a step failed. From the proxy: ``G`` for go, ``K`` and a signal's number, ``C`` to
-continue the command and ``B`` to do so in the background. The end of the stream means to either side that the other is gone.
+when the command was stopped, and when a step failed ``E``, an error number, the step and the reason, with NUL between them. From the
+proxy: ``G`` for go, ``K`` and a signal's number, ``C`` to continue the command and ``B`` to do so in the background. The end of the
+stream means to either side that the other is gone.
 """
 
 from __future__ import annotations
 
 __all__ = ["FAILURE", "Control"]
 
-import array
-import json
+import _socket as socket
 import os
 import select
-import socket
+import struct
 
 from sbxproxy.capture.inside.steps import StepError
 
@@ -36,13 +36,12 @@ class Control:
         """Tell the proxy which step failed, and why."""
         if not isinstance(error, StepError):
             error = StepError("start", f"{type(error).__name__}: {error}")
-        told = {"step": error.step, "reason": error.reason, "number": error.number}
-        self._tell(b"E" + json.dumps(told).encode())
+        self._tell(f"E{error.number}\0{error.step}\0{error.reason}".encode(errors="backslashreplace"))
 
-    def sockets(self, found: list[socket.socket], facts: dict[str, object]) -> None:
+    def sockets(self, found: list[socket.socket]) -> None:
         """Hand the listening sockets over, and close them here."""
-        rights = array.array("i", [sock.fileno() for sock in found])
-        self._socket.sendmsg([b"F" + json.dumps(facts).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        rights = struct.pack(f"{len(found)}i", *[sock.fileno() for sock in found])
+        self._socket.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         for sock in found:
             sock.close()
 

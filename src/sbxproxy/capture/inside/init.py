@@ -11,28 +11,31 @@ from __future__ import annotations
 
 __all__ = ["exit_code", "run_command"]
 
-import contextlib
+import _signal as signal  # type: ignore[import-not-found]  # without the enumerations, whose import is slow
 import errno
 import os
 import select
-import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+import warnings  # noqa: F401 - os.execvpe imports it, when the command's user may be kept from reading it
 
 from sbxproxy.capture.inside.control import FAILURE, Control
 from sbxproxy.capture.inside.seccomp import group_filter
-from sbxproxy.capture.inside.steps import step
+from sbxproxy.capture.inside.steps import passing_over, step
 from sbxproxy.capture.inside.syscalls import install_filter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import NoReturn
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
-KILLED = 128 + signal.SIGKILL
+KILLED: int = 128 + signal.SIGKILL
 
 _TERMINAL = 0
 
 
-class Command(NamedTuple):
+class Command:
     """What to execute.
 
     Attributes:
@@ -40,14 +43,19 @@ class Command(NamedTuple):
         environment: all of its variables.
         foreground: whether it gets a process group of its own and the terminal that is its standard input.
         ignored: signals that it ignores from the start, as the proxy was told to.
-        filter: for its system calls.
+        rules: the filter for its system calls.
     """
 
-    argv: Sequence[str]
-    environment: Mapping[str, str]
-    foreground: bool
-    ignored: frozenset[int]
-    filter: bytes
+    __slots__ = ("argv", "environment", "foreground", "ignored", "rules")
+
+    def __init__(
+        self, argv: Sequence[str], environment: Mapping[str, str], *, foreground: bool, ignored: frozenset[int], rules: bytes
+    ) -> None:
+        self.argv = argv
+        self.environment = environment
+        self.foreground = foreground
+        self.ignored = ignored
+        self.rules = rules
 
 
 def exit_code(status: int) -> int:
@@ -70,7 +78,7 @@ def run_command(control: Control, command: Command) -> int:
     while True:
         ready = [descriptor for descriptor, _ in poll.poll()]
         if woken in ready:
-            with contextlib.suppress(BlockingIOError):
+            with passing_over(BlockingIOError):
                 os.read(woken, 4096)
             code = _collect(control, child)
             if code is not None:
@@ -101,7 +109,7 @@ def _collect(control: Control, child: int) -> int | None:
 
 def _obey(message: bytes, child: int, *, foreground: bool) -> None:
     verb, rest = message[:1], message[1:]
-    with contextlib.suppress(ProcessLookupError):
+    with passing_over(ProcessLookupError):
         if verb == b"K":
             os.kill(child, int(rest))
         elif verb in {b"C", b"B"}:
@@ -125,7 +133,7 @@ def _has_no_terminal() -> bool:
 def _take_terminal(group: int) -> None:
     """Make *group* the foreground; from the background that raises SIGTTOU, which is ignored meanwhile."""
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
+    with passing_over(OSError):
         os.tcsetpgrp(_TERMINAL, group)
     signal.signal(signal.SIGTTOU, before)
 
@@ -146,7 +154,7 @@ def _become(control: Control, command: Command) -> NoReturn:
         else:
             group_is_shared = True
         with step("system call filter"):
-            install_filter(command.filter)
+            install_filter(command.rules)
             if group_is_shared:
                 install_filter(group_filter(os.uname().machine))
         control.starting()
@@ -182,5 +190,5 @@ def _exists(program: str, environment: Mapping[str, str]) -> bool:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
+    with passing_over(OSError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"sbxproxy: {text}\n".encode(errors="backslashreplace"))

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 __all__ = ["main"]
 
-import contextlib
-import json
+import _signal as signal  # type: ignore[import-not-found]
+import marshal
 import os
 import select
-import signal
 import sys
-from typing import Any, NoReturn
 
 from sbxproxy.capture.inside.control import FAILURE, Control
 from sbxproxy.capture.inside.init import KILLED, Command, exit_code, run_command
-from sbxproxy.capture.inside.mounts import Bind, arrange, fresh_proc, protect_kernel
+from sbxproxy.capture.inside.mounts import arrange, fresh_proc, protect_kernel
 from sbxproxy.capture.inside.namespaces import enter_network, forbid_cgroup_namespaces, leave_host
 from sbxproxy.capture.inside.network import capture_gateway, capture_here
 from sbxproxy.capture.inside.privileges import Account, OwnNamespace, give_up
 from sbxproxy.capture.inside.seccomp import machine_filter
-from sbxproxy.capture.inside.steps import StepError, step
+from sbxproxy.capture.inside.steps import StepError, passing_over, step
 from sbxproxy.capture.inside.syscalls import die_with_parent, forbid_new_privileges
 
-Orders = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    Orders = dict[str, Any]
 
 _FOR_THE_PROXY = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that may be meant for the whole process group; what the command gets of them is the proxy's decision."""
@@ -39,9 +41,9 @@ def main() -> NoReturn:
     try:
         control = Control(int(sys.argv[1]))
         die_with_parent(signal.SIGKILL)
-        with open(int(sys.argv[2]), encoding="utf-8") as file:
+        with open(int(sys.argv[2]), "rb") as file:
             file.seek(0)
-            orders: Orders = json.load(file)
+            orders: Orders = marshal.load(file)  # noqa: S302 - from the proxy, which runs by the same interpreter
         if orders["do"] == "run":
             code = _confine(control, orders)
         else:
@@ -57,7 +59,7 @@ def main() -> NoReturn:
 def _attach(control: Control, orders: Orders) -> None:
     enter_network(orders["namespace"])
     interface = orders["interface"]
-    control.sockets(capture_here() if interface is None else capture_gateway(interface), {})
+    control.sockets(capture_here() if interface is None else capture_gateway(interface))
 
 
 def _confine(control: Control, orders: Orders) -> int:
@@ -70,7 +72,7 @@ def _confine(control: Control, orders: Orders) -> int:
         for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}  # which Python ignores by itself
         if signal.getsignal(number) == signal.SIG_IGN
     )
-    command = Command(orders["argv"], orders["environment"], orders["foreground"], ignored, rules)
+    command = Command(orders["argv"], orders["environment"], foreground=orders["foreground"], ignored=ignored, rules=rules)
     for number in _FOR_THE_PROXY:
         signal.signal(number, signal.SIG_IGN)
     has_user_namespace = leave_host()
@@ -100,7 +102,7 @@ def _watch(control: Control, child: int) -> int:
         ready = [descriptor for descriptor, _ in poll.poll()]
         if process in ready:
             return exit_code(os.waitpid(child, 0)[1])
-        with contextlib.suppress(OSError):
+        with passing_over(OSError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)  # when it has ended, so has all that was in there
         return KILLED
@@ -118,8 +120,7 @@ def _be_first(
     code = FAILURE
     try:
         is_root = os.geteuid() == 0
-        binds = [Bind(source, target) for source, target in orders["binds"]]
-        arrange(orders["masks"], orders["keep"], binds)
+        arrange(orders["masks"], orders["keep"], orders["binds"])
         if not fresh_proc() and not has_user_namespace:
             raise StepError("/proc", "the kernel refuses to mount a new one")
         with step("/proc"):
@@ -138,7 +139,7 @@ def _be_first(
             os.chdir(orders["directory"])  # again by its path: the one we have may be under a mask
         with step("no new privileges"):
             forbid_new_privileges()
-        control.sockets(sockets, {"user_namespace": has_user_namespace})
+        control.sockets(sockets)
         if control.receive() == b"G":
             code = run_command(control, command)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the proxy must hear of it

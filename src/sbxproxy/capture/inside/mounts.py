@@ -8,16 +8,18 @@ Sources are opened before anything is masked, since they may lie in a masked dir
 
 from __future__ import annotations
 
-__all__ = ["Bind", "arrange", "fresh_proc", "protect_kernel"]
+__all__ = ["arrange", "fresh_proc", "protect_kernel"]
 
 import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from sbxproxy.capture.inside.steps import step
 from sbxproxy.capture.inside.syscalls import mount
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _RDONLY = 1
 _NOSUID = 2
@@ -49,25 +51,17 @@ _KERNEL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/
 runs on the host."""
 
 
-class Bind(NamedTuple):
-    """Show *source* at *target*, read-only."""
-
-    source: str
-    target: str
-
-
-def arrange(masks: Iterable[str], keep: Sequence[str], binds: Iterable[Bind]) -> None:
+def arrange(masks: Iterable[str], keep: Sequence[str], binds: Iterable[tuple[str, str]]) -> None:
     """Mask, keep what was to be kept of masked directories, and then put our files over the host's.
 
     Args:
         masks: places to hide: a directory appears empty, anything else as a file that can't be read, written or connected to.
         keep: places in masked directories that stay as they are.
-        binds: our files.
+        binds: our files, and where each is to be seen, read-only.
     """
     with step("mounts"):
         mount(None, "/", None, _REC | _PRIVATE)  # nothing that is mounted here shows outside, nor the other way
-        places = [Bind(bind.source, os.path.realpath(bind.target)) for bind in binds]
-        sources = [os.open(bind.source, os.O_PATH | os.O_CLOEXEC) for bind in places]
+        sources = [(os.open(source, os.O_PATH | os.O_CLOEXEC), os.path.realpath(target)) for source, target in binds]
         kept = _open_kept(keep)
         masked = [place for place in map(os.path.realpath, masks) if os.path.lexists(place)]
     with step("masks"):
@@ -77,11 +71,11 @@ def arrange(masks: Iterable[str], keep: Sequence[str], binds: Iterable[Bind]) ->
         for path, descriptor, status, link in kept:
             _restore(path, descriptor, status, link)
     with step("files over the host's"):
-        for descriptor, bind in zip(sources, places, strict=True):
-            if not os.path.lexists(bind.target):
-                _make_place(bind.target, stat.S_IFREG)
-            mount(f"/proc/self/fd/{descriptor}", bind.target, None, _BIND)
-            _make_read_only(bind.target, _NOSUID | _NODEV)
+        for descriptor, target in sources:
+            if not os.path.lexists(target):
+                _make_place(target, stat.S_IFREG)
+            mount(f"/proc/self/fd/{descriptor}", target, None, _BIND)
+            _make_read_only(target, _NOSUID | _NODEV)
             os.close(descriptor)
 
 

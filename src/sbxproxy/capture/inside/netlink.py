@@ -14,7 +14,6 @@ __all__ = [
     "NETLINK_NETFILTER",
     "NETLINK_ROUTE",
     "REQUEST",
-    "Acknowledgement",
     "acknowledgements",
     "add_address",
     "add_default_route",
@@ -25,11 +24,13 @@ __all__ = [
     "set_up",
 ]
 
+import _socket as socket
 import os
-import socket
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
@@ -61,20 +62,6 @@ _PATIENCE = struct.pack("ll", 10, 0)
 """The kernel answers within the call that sends; ten seconds are for a machine that swaps."""
 
 
-class Acknowledgement(NamedTuple):
-    """The kernel's answer to one message.
-
-    Attributes:
-        sequence: of the message.
-        number: the error, or 0.
-        text: the kernel's own words, if it has any.
-    """
-
-    sequence: int
-    number: int
-    text: str
-
-
 def attribute(kind: int, value: bytes) -> bytes:
     """Encode one attribute: its length and kind, the value, and padding to a multiple of four."""
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
@@ -90,8 +77,12 @@ def message(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(payload), kind, flags, sequence, 0) + payload
 
 
-def acknowledgements(data: bytes) -> Iterator[Acknowledgement]:
-    """Read the acknowledgements in one datagram from the kernel; other messages are passed over."""
+def acknowledgements(data: bytes) -> Iterator[tuple[int, int, str]]:
+    """Read the acknowledgements in one datagram from the kernel; other messages are passed over.
+
+    Yields:
+        The number of the message, the error or 0, and the kernel's own words if it has any.
+    """
     while len(data) >= _HEADER.size:
         length, kind, flags, sequence, _ = _HEADER.unpack_from(data)
         if not _HEADER.size <= length <= len(data):
@@ -101,7 +92,7 @@ def acknowledgements(data: bytes) -> Iterator[Acknowledgement]:
             (negative,) = struct.unpack_from("=i", body)
             echoed = _HEADER.size if flags & _CAPPED else max(_HEADER.size, *struct.unpack_from("=I", body, 4))
             text = _text(body[4 + echoed :]) if flags & _WITH_ATTRIBUTES else ""
-            yield Acknowledgement(sequence, -negative, text)
+            yield sequence, -negative, text
         data = data[length + -length % 4 :]
 
 
@@ -122,7 +113,8 @@ def exchange(protocol: int, data: bytes, sequences: set[int]) -> None:
     Raises:
         OSError: the kernel refused one; the first refusal, in its own words if it has any.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
         for option in (_CAP_ACK, _EXT_ACK):
             sock.setsockopt(_SOL_NETLINK, option, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
@@ -130,11 +122,13 @@ def exchange(protocol: int, data: bytes, sequences: set[int]) -> None:
         sock.send(data)
         waiting = set(sequences)
         while waiting:
-            for answer in acknowledgements(sock.recv(65536)):
-                if answer.number:
-                    words = os.strerror(answer.number)
-                    raise OSError(answer.number, f"{words}: {answer.text}" if answer.text else words)
-                waiting.discard(answer.sequence)
+            for sequence, number, text in acknowledgements(sock.recv(65536)):
+                if number:
+                    words = os.strerror(number)
+                    raise OSError(number, f"{words}: {text}" if text else words)
+                waiting.discard(sequence)
+    finally:
+        sock.close()
 
 
 def set_up(index: int, sequence: int) -> bytes:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 __all__ = ["capture_gateway", "capture_here"]
 
+import _socket as socket
 import errno
 import fcntl
 import os
-import socket
 import struct
-from collections.abc import Sequence
 
 from sbxproxy.capture.inside.netlink import (
     NETLINK_NETFILTER,
@@ -21,6 +20,10 @@ from sbxproxy.capture.inside.netlink import (
 )
 from sbxproxy.capture.inside.nft import Ports, gateway_rules, sandbox_rules, transaction
 from sbxproxy.capture.inside.steps import StepError, step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OWN_ADDRESSES = ("192.0.0.8", "fd73:6278:7072:6f78::8")
 """What connections come from. The first is IANA's dummy address (RFC 7600), so that no address a program could want is in its place;
@@ -103,8 +106,9 @@ def _install(rules: list[tuple[int, bytes]]) -> None:
 
 def _is_up(name: str) -> bool:
     request = struct.pack("=16sH14x", os.fsencode(name), 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        (flags,) = struct.unpack_from("=16xH", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    (flags,) = struct.unpack_from("=16xH", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))
+    sock.close()
     return bool(flags & _IFF_UP)
 
 
@@ -122,7 +126,7 @@ def _listen(addresses: Sequence[str]) -> list[socket.socket]:
     return sockets
 
 
-def _bind_all(addresses: Sequence[str], kind: socket.SocketKind) -> list[socket.socket]:
+def _bind_all(addresses: Sequence[str], kind: int) -> list[socket.socket]:
     """Bind the same free port on each address: the rules name one for both families."""
     for attempt in range(_TRIES):
         sockets: list[socket.socket] = []

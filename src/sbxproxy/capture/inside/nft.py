@@ -9,9 +9,8 @@ from __future__ import annotations
 
 __all__ = ["TABLE", "Ports", "gateway_rules", "sandbox_rules", "transaction"]
 
-import socket
+import _socket as socket
 import struct
-from typing import NamedTuple
 
 from sbxproxy.capture.inside.netlink import ACK, APPEND, CREATE, EXCLUSIVE, REQUEST, attribute, message, nested
 
@@ -56,11 +55,14 @@ _DESTINATION = {socket.AF_INET: 16, socket.AF_INET6: 24}
 Step = tuple[int, bytes]
 
 
-class Ports(NamedTuple):
+class Ports:
     """Where the proxy listens: for all of TCP, and for DNS over UDP."""
 
-    tcp: int
-    dns: int
+    __slots__ = ("dns", "tcp")
+
+    def __init__(self, tcp: int, dns: int) -> None:
+        self.tcp = tcp
+        self.dns = dns
 
 
 def _number(value: int) -> bytes:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 __all__ = ["Account", "OwnNamespace", "give_up"]
 
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
 import os
-import signal
-import socket
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from sbxproxy.capture.inside.namespaces import can_map_others, everybody, map_process
 from sbxproxy.capture.inside.steps import StepError, step
@@ -27,13 +25,20 @@ from sbxproxy.capture.inside.syscalls import (
     unshare,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class Account(NamedTuple):
+
+class Account:
     """Whom the command runs as."""
 
-    uid: int
-    gid: int
-    groups: Sequence[int]
+    __slots__ = ("gid", "groups", "uid")
+
+    def __init__(self, uid: int, gid: int, groups: Sequence[int]) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
 
 
 class OwnNamespace:
@@ -65,17 +70,18 @@ class OwnNamespace:
             Whether there is one: this machine may allow none.
         """
         self._outside.close()
-        with self._inside:
-            if not self._user.uid:
-                with step("privileges"):
-                    _become(self._user)  # inside there will be no groups to choose from
-            try:
-                unshare(CLONE_NEWUSER)
-            except OSError:
-                return False
-            self._inside.send(b"U")
-            if not self._inside.recv(1):
-                raise StepError("user namespace: mapping", "the process that does it has ended")
+        if not self._user.uid:
+            with step("privileges"):
+                _become(self._user)  # inside there will be no groups to choose from
+        try:
+            unshare(CLONE_NEWUSER)
+        except OSError:
+            self._inside.close()
+            return False
+        self._inside.send(b"U")
+        if not self._inside.recv(1):
+            raise StepError("user namespace: mapping", "the process that does it has ended")
+        self._inside.close()
         return True
 
     def serve(self) -> None:

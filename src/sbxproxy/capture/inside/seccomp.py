@@ -14,31 +14,42 @@ from __future__ import annotations
 
 __all__ = ["FAMILIES", "group_filter", "machine_filter"]
 
+import _socket as socket
 import errno
-import socket
 import struct
-from typing import NamedTuple
 
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 """Netlink is there for programs that list their addresses; what it may do is a matter of capabilities."""
 
 
-class _Machine(NamedTuple):
-    architecture: int  # AUDIT_ARCH_…
-    socket: int
-    socketpair: int
-    ioctl: int
-    kill: int
-    setpriority: int
-    ioprio_set: int
-    keys: tuple[int, int, int]  # add_key, request_key, keyctl
-
-
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, 41, 53, 16, 62, 141, 251, (248, 249, 250)),
-    "aarch64": _Machine(0xC00000B7, 198, 199, 29, 129, 140, 30, (217, 218, 219)),
+    "x86_64": {
+        "architecture": 0xC000003E,  # AUDIT_ARCH_…
+        "socket": 41,
+        "socketpair": 53,
+        "ioctl": 16,
+        "kill": 62,
+        "setpriority": 141,
+        "ioprio_set": 251,
+        "add_key": 248,
+        "request_key": 249,
+        "keyctl": 250,
+    },
+    "aarch64": {
+        "architecture": 0xC00000B7,
+        "socket": 198,
+        "socketpair": 199,
+        "ioctl": 29,
+        "kill": 129,
+        "setpriority": 140,
+        "ioprio_set": 30,
+        "add_key": 217,
+        "request_key": 218,
+        "keyctl": 219,
+    },
 }
 _IO_URING = (425, 426, 427)  # setup, enter, register; the same number everywhere
+_KEYS = ("add_key", "request_key", "keyctl")
 _X32 = 0x40000000
 _TIOCSTI = 0x5412
 _TIOCLINUX = 0x541C
@@ -70,13 +81,13 @@ def machine_filter(machine: str) -> bytes:
     numbers = _MACHINES[machine]
     lines: list[_Line | str] = [
         (_LOAD, _ARCHITECTURE, None, None),
-        (_EQUAL, numbers.architecture, None, "foreign"),
+        (_EQUAL, numbers["architecture"], None, "foreign"),
         (_LOAD, _NUMBER, None, None),
         (_AT_LEAST, _X32, "foreign", None),
-        (_EQUAL, numbers.socket, "family", None),
-        (_EQUAL, numbers.socketpair, "family", None),
-        (_EQUAL, numbers.ioctl, "ioctl", None),
-        *((_EQUAL, number, "foreign", None) for number in (*_IO_URING, *numbers.keys)),
+        (_EQUAL, numbers["socket"], "family", None),
+        (_EQUAL, numbers["socketpair"], "family", None),
+        (_EQUAL, numbers["ioctl"], "ioctl", None),
+        *((_EQUAL, number, "foreign", None) for number in (*_IO_URING, *(numbers[name] for name in _KEYS))),
         (_RETURN, _ALLOW, None, None),
         # Arguments are 64 bits wide, but the kernel takes these as 32: the lower half (both machines are little-endian).
         "family",
@@ -108,9 +119,9 @@ def group_filter(machine: str) -> bytes:
     numbers = _MACHINES[machine]
     lines: list[_Line | str] = [
         (_LOAD, _NUMBER, None, None),
-        (_EQUAL, numbers.kill, "kill", None),
-        (_EQUAL, numbers.setpriority, "setpriority", None),
-        (_EQUAL, numbers.ioprio_set, "ioprio_set", None),
+        (_EQUAL, numbers["kill"], "kill", None),
+        (_EQUAL, numbers["setpriority"], "setpriority", None),
+        (_EQUAL, numbers["ioprio_set"], "ioprio_set", None),
         (_RETURN, _ALLOW, None, None),
         "kill",
         (_LOAD, _ARGUMENTS, None, None),

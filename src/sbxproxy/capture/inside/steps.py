@@ -1,11 +1,14 @@
-"""What the program says when it can't go on: the step, and the kernel's reason."""
+"""What the program says when it can't go on: the step, and the kernel's reason; and what it passes over."""
 
 from __future__ import annotations
 
-__all__ = ["StepError", "step"]
+__all__ = ["StepError", "passing_over", "step"]
 
 import os
-from types import TracebackType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class StepError(Exception):
@@ -40,3 +43,18 @@ class step:  # noqa: N801 - reads as a statement
             about = f" ({error.filename})" if error.filename else ""
             number = error.errno or 0
             raise StepError(self.name, f"{error.strerror or os.strerror(number)}{about}", number) from error
+
+
+class passing_over:  # noqa: N801 - reads as a statement
+    """Leave the block without more ado at an error of these kinds."""
+
+    __slots__ = ("kinds",)
+
+    def __init__(self, *kinds: type[OSError]) -> None:
+        self.kinds = kinds
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
+        return isinstance(error, self.kinds)
