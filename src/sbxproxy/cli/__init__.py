@@ -9,15 +9,20 @@ from __future__ import annotations
 
 __all__ = ["main"]
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line; the ``sbxproxy`` program."""
+    gc.disable()  # until there is garbage: all that is made while modules are imported is there to stay
     try:
         from sbxproxy.cli.app import app
     except ModuleNotFoundError as error:
         if error.name not in {"click", "rich"}:
             raise
         sys.exit("sbxproxy: the command line needs the extra: pip install 'sbxproxy[cli]'")
-    app(prog_name="sbxproxy")
+    try:
+        app(prog_name="sbxproxy")
+    finally:
+        gc.freeze()  # what is there when the process ends needs no collecting

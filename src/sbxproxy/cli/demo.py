@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["demo"]
 
+import gc
 import os
 import shutil
 import subprocess
@@ -57,6 +58,7 @@ class Story:
 @click.command()
 def demo() -> None:
     """Run the whole story offline, on loopback, with real clients; exit code 1 if any claim doesn't hold."""
+    gc.enable()
     story = trio.run(_tell)
     console = Console(highlight=False)
     table = Table(title=f"sbxproxy {__version__}: what happened", title_justify="left")

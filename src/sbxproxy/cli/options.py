@@ -9,18 +9,21 @@ from __future__ import annotations
 __all__ = [
     "NAMED_POLICIES",
     "Configuration",
+    "FileState",
     "PolicySource",
+    "Reading",
+    "changed",
     "configure",
+    "file_state",
     "operator_options",
     "policy_options",
     "read_policy_text",
 ]
 
-import difflib
-import shlex
+import os
 import sys
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +43,16 @@ NAMED_POLICIES = ("allow-all", "deny-all")
 """What may stand in place of a policy file."""
 
 _CHOICES = "--policy FILE, --allow-all, --deny-all, or any of --allow, --allow-cidr, --deny-cidr, --inject"
+
+
+FileState = tuple[int, int, int]
+"""Inode, size and time of change."""
+
+
+def changed(environment: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return *environment* with *changes*, of which those that are ``None`` remove a variable."""
+    merged = {**environment, **changes}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def read_policy_text(path: Path) -> str:
@@ -70,6 +83,11 @@ class PolicySource:
     text: str | None = field(default=None, repr=False)
     document: object = field(default=None, repr=False)
 
+    def examine(self) -> Reading:
+        """Read and compile it, and note the state of its file; raises as ``read`` does."""
+        state = file_state(self.path)
+        return Reading(self.read(), state)
+
     def read(self) -> Policy:
         """Read and compile it.
 
@@ -85,6 +103,29 @@ class PolicySource:
             return Policy.from_json(text)
         except PolicyError as error:
             raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in error.problems)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A policy that was read.
+
+    Attributes:
+        policy: the policy.
+        state: of its file, before it was read, so that no change in between is missed.
+    """
+
+    policy: Policy
+    state: FileState | None
+
+
+def file_state(path: os.PathLike[str] | None) -> FileState | None:
+    """Return what changes whenever a file is written anew; ``None`` without a file."""
+    if path is None:
+        return None
+    with suppress(OSError):
+        status = os.stat(path)  # noqa: PTH116
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +154,9 @@ class Configuration:
 def _load_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     if path is None:
         return None
+    import difflib
+    import tomllib
+
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
@@ -314,6 +358,8 @@ def _inject(text: str) -> tuple[str, str, str]:
 
 
 def _secrets(texts: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
+    if not texts:
+        return {}, frozenset()
     from sbxproxy.secrets import CommandSource, EnvironmentSource, FileSource
 
     sources: dict[str, Any] = {}
@@ -344,6 +390,8 @@ def _secrets(texts: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 def _argv(name: str, text: str) -> list[str]:
+    import shlex
+
     try:
         argv = shlex.split(text)
     except ValueError:

@@ -6,102 +6,13 @@ __all__ = ["run"]
 
 import os
 import pwd
-import secrets
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import click
-import trio
 
-from sbxproxy.capture.confined import launch
-from sbxproxy.capture.masks import KEPT, UNSET, default_masks
-from sbxproxy.capture.plan import Plan, User
-from sbxproxy.capture.unavailable import CaptureUnavailable
-from sbxproxy.cli.child import attend, receive_signals
-from sbxproxy.cli.failure import Failure
-from sbxproxy.cli.options import Configuration, configure, operator_options, policy_options
-from sbxproxy.cli.session import Session, run_trio
-from sbxproxy.cli.terminal import own_terminal, release
-from sbxproxy.cli.unconfined import Unconfined
-from sbxproxy.fronts import ListenerAuth
-
-OWN_FAILURE = 125
-
-NOT_HELD = (
-    "holds nobody back: a program that ignores proxy variables, opens sockets of its own, asks another resolver or "
-    "speaks UDP is not stopped, and it can see and signal sbxproxy itself"
-)
-
-
-class Capture(Protocol):
-    """How the command's traffic gets to the proxy."""
-
-    async def run(self, session: Session, environment: dict[str, str]) -> int:
-        """Run the command with *environment* and what it needs besides; returns its exit code."""
-        ...
-
-
-class Namespaces:
-    """By namespaces of its own, out of which there is no way but the proxy."""
-
-    def __init__(self, command: Sequence[str], user: User | None, masks: Sequence[Path]) -> None:
-        self._command = command
-        self._user = user
-        self._masks = masks
-
-    async def run(self, session: Session, environment: dict[str, str]) -> int:
-        """Confine the command, and be its only way out."""
-        control = await session.open_control()
-        sandbox = session.sandbox
-        terminal = own_terminal()
-        plan = Plan(
-            argv=self._command,
-            environment=_changed(environment, {**dict.fromkeys(UNSET), **sandbox.environment()}),
-            user=self._user,
-            masks=[*default_masks(environment), *self._masks, control],
-            keep=KEPT,
-            binds=sandbox.mounts(),
-            foreground=terminal is not None,
-        )
-        try:
-            async with await launch(plan) as confined:
-                await session.nursery.start(sandbox.serve_captured, confined)
-                try:
-                    with receive_signals(session.on_hangup) as signals:
-                        await confined.go()
-                        return await attend(confined, signals, terminal=terminal, on_hangup=session.on_hangup)
-                finally:
-                    if terminal is not None:
-                        release(terminal, confined.pid)
-        except CaptureUnavailable as error:
-            raise Failure(
-                f"{error}\nnothing was run. `sbxproxy probe` tells more; --capture=env runs it all the same, but {NOT_HELD}",
-                OWN_FAILURE,
-            ) from None
-
-
-class Variables:
-    """By proxy and trust variables: for programs that heed them. One that doesn't is not held back."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
-
-    async def run(self, session: Session, environment: dict[str, str]) -> int:
-        """Listen on a loopback port that only this command has the password for."""
-        session.log.say(f"--capture=env {NOT_HELD}", "yellow")
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        auth = ListenerAuth(user="sandbox", password=secrets.token_urlsafe(24))
-        await session.nursery.start(partial(session.sandbox.serve, listeners, auth=auth))
-        changes = session.sandbox.environment(proxy=listeners[0], auth=auth)
-        terminal = own_terminal()
-        with receive_signals(session.on_hangup) as signals:
-            async with Unconfined.open(self._command, _changed(environment, changes), terminal) as command:
-                if isinstance(command, int):
-                    return command
-                return await attend(command, signals, terminal=terminal, on_hangup=session.on_hangup)
+from sbxproxy.capture.plan import User
+from sbxproxy.cli.options import configure, operator_options, policy_options
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -137,26 +48,25 @@ def run(
     if not command:
         raise click.UsageError("no command; write: sbxproxy run [OPTIONS] -- COMMAND [ARGUMENTS]")
     configuration = configure(ctx)
-    way: Capture
+    environment = {key: value for key, value in os.environ.items() if key not in configuration.hidden}
     if capture == "env":
         if user is not None or mask:
             raise click.UsageError("--user and --mask need --capture=namespaces")
-        way = Variables(command)
+        from sbxproxy.cli.persuade import persuade
+
+        code = persuade(configuration, name, command, environment)
     else:
-        way = Namespaces(command, None if user is None else _user(user), [Path(path).absolute() for path in mask])
-    code = run_trio(lambda: _run(configuration, way, name), failure=OWN_FAILURE)
+        from sbxproxy.cli.confine import confine
+
+        code = confine(
+            configuration,
+            name,
+            command,
+            environment,
+            user=None if user is None else _user(user),
+            masks=[Path(path).absolute() for path in mask],
+        )
     sys.exit(code)
-
-
-async def _run(configuration: Configuration, way: Capture, name: str) -> int:
-    async with Session.open(configuration, name) as session:
-        environment = {key: value for key, value in os.environ.items() if key not in configuration.hidden}
-        return await way.run(session, environment)
-
-
-def _changed(environment: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
-    merged = {**environment, **changes}
-    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _user(text: str) -> User:

@@ -16,6 +16,7 @@ import trio
 
 from sbxproxy.address import IPNetwork, parse_address, parse_network
 from sbxproxy.cli.options import Configuration, configure, operator_options, policy_options
+from sbxproxy.cli.runtime import runtime_directory
 from sbxproxy.cli.session import Session, run_trio
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.fronts import ListenerAuth
@@ -71,7 +72,7 @@ async def _serve(configuration: Configuration, listen: tuple[str, ...], options:
 
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             await session.nursery.start(accept)
-            await session.open_control()
+            await session.serve_control(runtime_directory())
             _write_files(session, listeners, places, auth, options)
             for place in places:
                 print(f"sbxproxy: listening on {place}", file=sys.stderr, flush=True)

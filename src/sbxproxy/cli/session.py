@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Session", "run_trio"]
 
-import os
+import gc
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,20 @@ import trio
 from sbxproxy.cli.control import serve_control
 from sbxproxy.cli.failure import Failure
 from sbxproxy.cli.log import Log
-from sbxproxy.cli.options import Configuration
-from sbxproxy.cli.runtime import runtime_directory
+from sbxproxy.cli.options import Configuration, FileState, Reading, file_state
 from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
 from sbxproxy.events import JsonLines, Observer
 from sbxproxy.proxy import Proxy
 from sbxproxy.sandbox import Sandbox
 
 if TYPE_CHECKING:
+    from sbxproxy.sandbox.identity import Identity
     from sbxproxy.stages.pipeline import Pipeline
 
 POLL = 0.5
 """Seconds between two looks at the policy file."""
 
 _T = TypeVar("_T")
-_State = tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -48,8 +47,16 @@ class Session:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, configuration: Configuration, name: str) -> AsyncIterator[Session]:
+    async def open(
+        cls, configuration: Configuration, name: str, *, reading: Reading | None = None, identity: Identity | None = None
+    ) -> AsyncIterator[Session]:
         """Start; everything of it is stopped at the end of the block.
+
+        Args:
+            configuration: what the options come to.
+            name: the sandbox's.
+            reading: the policy, if it was read already.
+            identity: the sandbox's, if it was made already.
 
         Raises:
             SbxproxyError: the configuration doesn't hold.
@@ -62,16 +69,18 @@ class Session:
             lines = JsonLines(events)
             observers.append(lines)
         proxy = Proxy(configuration.settings, pipeline=_pipeline(configuration.plugins), observers=observers)
-        seen = _state(configuration.source.path)  # before it is read, so that no change in between is missed
-        sandbox = proxy.create_sandbox(name, policy=configuration.source.read(), secrets=configuration.secrets)
+        reading = reading or configuration.source.examine()
+        sandbox = proxy.create_sandbox(name, policy=reading.policy, secrets=configuration.secrets, identity=identity)
         for source_name in sandbox.policy.secrets:
             # A secret that can't be had is an error now rather than at the first request.
             await configuration_secret(configuration, source_name)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
+                gc.freeze()  # what was imported stays; from here on there may be garbage
+                gc.enable()
                 session = cls(configuration, proxy, sandbox, log, nursery)
-                nursery.start_soon(session._watch, seen)
+                nursery.start_soon(session._watch, reading.state)
                 yield session
                 nursery.cancel_scope.cancel(reason="the session is over")
         finally:
@@ -86,15 +95,13 @@ class Session:
         """What SIGHUP means: to read the policy file again, where there is one."""
         return self.reload if self.configuration.source.path is not None else None
 
-    async def open_control(self) -> Path:
-        """Let other terminals show and change the policy; returns the directory of the socket, which the command must not see.
+    async def serve_control(self, directory: Path) -> None:
+        """Let other terminals show and change the policy, by a socket in *directory*, which the command must not see.
 
         Raises:
-            ConfigurationError: there is no place for it that is the user's alone.
+            ConfigurationError: the socket can't be made.
         """
-        directory = runtime_directory()
         await self.nursery.start(partial(serve_control, self.sandbox, directory, say=self._said))
-        return directory
 
     def _said(self, text: str) -> None:
         self.log.say(text, "yellow")
@@ -110,14 +117,14 @@ class Session:
         else:
             self.log.say(f"policy is now {changed.mode}: {len(changed.cut)} flows cut, {changed.kept} kept", "yellow")
 
-    async def _watch(self, seen: _State | None) -> None:
+    async def _watch(self, seen: FileState | None) -> None:
         """Reload whenever the policy file is no longer as it was *seen*."""
         path = self.configuration.source.path
         if path is None:
             return
         while True:
             await trio.sleep(POLL)
-            now = _state(path)
+            now = file_state(path)
             if now != seen:
                 seen = now
                 await self.reload()
@@ -148,15 +155,6 @@ def _open_events(where: str | None) -> IO[str] | None:
         return open(where, "a", encoding="utf-8")  # noqa: PTH123
     except OSError as error:
         raise ConfigurationError(f"--events: can't write {where}: {error.strerror}") from None
-
-
-def _state(path: os.PathLike[str] | None) -> _State | None:
-    if path is None:
-        return None
-    with suppress(OSError):
-        status = os.stat(path)  # noqa: PTH116
-        return status.st_ino, status.st_size, status.st_mtime_ns
-    return None
 
 
 def run_trio(function: Callable[[], Awaitable[_T]], *, failure: int) -> _T:

@@ -1,0 +1,134 @@
+"""``run --capture=namespaces``: the command in namespaces of its own, out of which there is no way but the proxy.
+
+Theory of operation. To import the event loop and the proxy takes longer than all else, and none of it is needed until the command makes a
+connection. So the sandbox is begun first, by another process, and its identity is made meanwhile. Where by then nothing is left that
+could be wrong the command is executed, and its connections wait in the listeners' queues while we import what will serve them. Should
+it end before that, it needed none of it. Where something is left, as a secret to look up or a plugin to load, the command waits.
+"""
+
+from __future__ import annotations
+
+__all__ = ["confine"]
+
+import select
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+
+from sbxproxy.capture.masks import KEPT, UNSET, default_masks
+from sbxproxy.capture.plan import Plan, User, begin
+from sbxproxy.capture.starting import Started
+from sbxproxy.capture.unavailable import CaptureUnavailable
+from sbxproxy.cli.failure import NOT_HELD, OWN_FAILURE, Failure
+from sbxproxy.cli.options import Configuration, Reading, changed
+from sbxproxy.cli.runtime import runtime_directory
+from sbxproxy.cli.terminal import FORWARDED, own_terminal, release
+from sbxproxy.errors import SbxproxyError
+from sbxproxy.sandbox.identity import Identity
+
+_HELD_BACK = {*FORWARDED, signal.SIGHUP}
+
+
+def confine(
+    configuration: Configuration,
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    user: User | None,
+    masks: Sequence[Path],
+) -> int:
+    """Run *command*, and be its only way out; returns its exit code.
+
+    Raises:
+        Failure: it couldn't be run.
+    """
+    try:
+        reading = configuration.source.examine()
+        identity = Identity(name, configuration.settings)
+        with closing(identity.trust):
+            control = runtime_directory()
+            terminal = own_terminal()
+            plan = Plan(
+                argv=command,
+                environment=changed(environment, {**dict.fromkeys(UNSET), **identity.trust.environment()}),
+                user=user,
+                masks=[*default_masks(environment), *masks, control],
+                keep=KEPT,
+                binds=identity.trust.mounts(),
+                foreground=terminal is not None,
+            )
+            with closing(begin(plan)) as started:
+                return _run(configuration, reading, identity, control, started, terminal)
+    except CaptureUnavailable as error:
+        raise Failure(
+            f"{error}\nnothing was run. `sbxproxy probe` tells more; --capture=env runs it all the same, but {NOT_HELD}",
+            OWN_FAILURE,
+        ) from None
+    except (SbxproxyError, OSError) as error:
+        raise Failure(str(error), OWN_FAILURE) from None
+
+
+def _run(
+    configuration: Configuration,
+    reading: Reading,
+    identity: Identity,
+    control: Path,
+    started: Started,
+    terminal: int | None,
+) -> int:
+    if _settled(configuration, reading):
+        started.go()
+        # From now on signals are the command's, and wait until there is somebody to pass them on.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            with _Watch(started):
+                import_module("sbxproxy.cli.attending")
+        except _Ended:
+            if terminal is not None:
+                release(terminal, started.pid)
+            return started.wait()
+    from sbxproxy.cli.attending import attend_to
+
+    return attend_to(configuration, reading, identity, control, started, terminal)
+
+
+def _settled(configuration: Configuration, reading: Reading) -> bool:
+    """Tell whether nothing is left that could be wrong with what was asked for."""
+    return not (
+        reading.policy.secrets
+        or reading.policy.plugins
+        or configuration.plugins
+        or configuration.events is not None
+        or configuration.settings.extra_upstream_roots
+    )
+
+
+class _Ended(BaseException):
+    """The command has ended; not an error, so that no import takes it for one."""
+
+
+class _Watch:
+    """Ends what is being imported when the command has ended: asked, as a finder, for every module that isn't there yet."""
+
+    def __init__(self, started: Started) -> None:
+        self._poll = select.poll()
+        self._poll.register(started.pidfd, select.POLLIN)
+
+    def find_spec(self, *_: object) -> None:
+        """Find nothing.
+
+        Raises:
+            _Ended: the command has.
+        """
+        if self._poll.poll(0):
+            raise _Ended
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)  # of a finder this is all that is asked
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
