@@ -236,6 +236,7 @@ async def test_grpc(mode: str, island: Island, tmp_path: Path) -> None:
         found[case] = attempt
     said = "\n".join(f"{case}: {each}" for case, each in found.items())
     assert {case: each.outcome(case) for case, each in found.items()} == expected("grpc", mode), said
+    assert '"no-common-protocol"' in (tmp_path / "events").read_text()
 
 
 LIBPQ = """

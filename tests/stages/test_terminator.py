@@ -88,6 +88,29 @@ async def test_a_client_that_breaks_off_is_told_apart_and_closed(terminator: Tls
     assert await is_closed(far)
 
 
+@pytest.mark.parametrize(
+    ("offered", "part"), [([b"h2"], "only HTTP/2"), ([b"acme-tls/1"], "offers protocols by ALPN")], ids=["http2", "other"]
+)
+async def test_a_client_that_speaks_no_http_1_is_told_apart(terminator: TlsTerminator, offered: list[bytes], part: str) -> None:
+    """It may well trust the certificate, which it never saw."""
+    near, far = trio.testing.memory_stream_pair()
+    context = client_context()
+    context.set_alpn_protos(offered)
+    client = TlsStream(far, context, server_side=False, server_name=NAME)
+
+    async def refused() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await client.do_handshake()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused)
+            with pytest.raises(ClientProtocolError, match=part) as caught:
+                await terminator.accept(make_flow(NAME), near)
+    assert caught.value.reason == "no-common-protocol"
+    await trio.aclose_forcefully(client)
+
+
 async def test_a_handshake_that_is_cancelled_leaves_nothing_open(
     terminator: TlsTerminator, autojump_clock: trio.testing.MockClock
 ) -> None:

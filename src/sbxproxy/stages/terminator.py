@@ -29,7 +29,8 @@ class TlsTerminator:
         """Complete the client's handshake.
 
         Raises:
-            ClientProtocolError: it failed, most often because the client doesn't trust the sandbox's certificate authority.
+            ClientProtocolError: it failed, most often because the client doesn't trust the sandbox's certificate authority, or since
+                it insists on HTTP/2.
         """
         name = flow.facts.server_name
         if name is None:
@@ -40,11 +41,9 @@ class TlsTerminator:
         stream = TlsStream(client, self.authority.server_context(name), server_side=True, sock=_socket_of(client))
         try:
             await stream.do_handshake()
-        except trio.BrokenResourceError:
+        except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(stream)
-            raise ClientProtocolError(
-                "client-handshake", "the client broke off the TLS handshake; does it trust the sandbox's CA?"
-            ) from None
+            raise _told(error.__cause__) from None
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -53,6 +52,21 @@ class TlsTerminator:
     async def connect(self, flow: Flow, upstream: Stream, name: Hostname) -> Stream:  # noqa: ARG002
         """Complete a handshake with *name*, verified; raises ``UpstreamTlsError``, and closes *upstream* then."""
         return await self.upstream.connect(upstream, name, sock=_socket_of(upstream))
+
+
+def _told(cause: BaseException | None) -> ClientProtocolError:
+    from sbxproxy.tls.serving import NoCommonProtocol  # noqa: PLC0415 - OpenSSL, which is there by now
+
+    match cause:
+        case NoCommonProtocol(http2=True):
+            detail = "the client speaks only HTTP/2, and rules need HTTP/1.1; a host that is allowed without rules is relayed"
+        case NoCommonProtocol():
+            detail = "the client offers protocols by ALPN, and HTTP/1.1, which rules need, is not among them"
+        case _:
+            return ClientProtocolError(
+                "client-handshake", "the client broke off the TLS handshake; does it trust the sandbox's CA?"
+            )
+    return ClientProtocolError("no-common-protocol", detail)
 
 
 def _socket_of(stream: Stream) -> socket.socket | None:

@@ -25,8 +25,17 @@ _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 HTTP_1_1 = b"http/1.1"
 
 
-class _NoCommonProtocol(SSL.Error):
-    """The client offers application protocols and none that is spoken here; OpenSSL sends alert 120."""
+class NoCommonProtocol(SSL.Error):
+    """The client offers application protocols and none that is spoken here; OpenSSL sends alert 120.
+
+    Attributes:
+        http2: whether it offers HTTP/2.
+    """
+
+    def __init__(self, offered: list[bytes]) -> None:
+        """Keep of what was *offered* no more than is told."""
+        super().__init__()
+        self.http2 = b"h2" in offered
 
 
 def server_context(name: Hostname, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> SSL.Context:
@@ -72,8 +81,8 @@ def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes
     """Choose ``http/1.1``. Called only if the client offers anything.
 
     Raises:
-        _NoCommonProtocol: it isn't offered. (``NO_OVERLAPPING_PROTOCOLS`` would go on without any.)
+        NoCommonProtocol: it isn't offered. (``NO_OVERLAPPING_PROTOCOLS`` would go on without any.)
     """
     if HTTP_1_1 in offered:
         return HTTP_1_1
-    raise _NoCommonProtocol
+    raise NoCommonProtocol(offered)
