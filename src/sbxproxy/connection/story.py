@@ -193,6 +193,7 @@ class _Story:
                 linger=context.limits.linger,
                 count=flow,
                 engine=context.engine,
+                closing=True,
             )
         return False
 

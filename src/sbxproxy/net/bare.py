@@ -9,7 +9,7 @@ somewhere else.
 
 from __future__ import annotations
 
-__all__ = ["BareStream", "Until"]
+__all__ = ["BareStream", "Until", "Waiter"]
 
 import errno
 import math
@@ -17,11 +17,28 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
 
 from sbxproxy.net.peek import RECEIVE_SIZE, PeekedStream
+
+
+class Waiter(Protocol):
+    """What an engine does for a stream."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it can be asked."""
+        ...
+
+    async def readable(self, sock: socket.socket, until: float) -> bool:
+        """Wait for bytes, an end or an error; false once *until* has come."""
+        ...
+
+    def forget(self, sock: socket.socket) -> None:
+        """Wake whoever waits for *sock* with ``trio.ClosedResourceError``."""
+        ...
 
 
 class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
@@ -31,9 +48,10 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         socket: the standard library's socket.
         peeked: bytes read ahead and not consumed.
         until: by Trio's clock, when any waiting for this stream ends with ``trio.TooSlowError``; see ``Until``.
+        engine: waits for bytes, while it is running; ``None`` to leave that to Trio.
     """
 
-    __slots__ = ("_receiving", "_sending", "_sent_eof", "socket", "until")
+    __slots__ = ("_receiving", "_sending", "_sent_eof", "engine", "socket", "until")
 
     def __init__(self, sock: socket.socket) -> None:
         """Take *sock* over; no I/O.
@@ -50,6 +68,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         self._sending = False
         self._sent_eof = False
         self.until = math.inf
+        self.engine: Waiter | None = None
 
     def __repr__(self) -> str:
         return f"<BareStream {len(self.peeked)} bytes over descriptor {self.socket.fileno()}>"
@@ -107,7 +126,11 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
                 try:
                     return self.socket.recv(max_bytes)
                 except BlockingIOError:
-                    await self._wait(trio.lowlevel.wait_readable)
+                    engine = self.engine
+                    if engine is None or not engine.running:
+                        await self._wait(trio.lowlevel.wait_readable)
+                    elif not await engine.readable(self.socket, self.until):
+                        raise trio.TooSlowError from None
                 except OSError as error:
                     _fail(error)
         finally:
@@ -193,6 +216,8 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
             return
         if self._receiving or self._sending:
             trio.lowlevel.notify_closing(self.socket)
+            if self.engine is not None:
+                self.engine.forget(self.socket)
         self.socket.close()
 
     async def aclose(self) -> None:

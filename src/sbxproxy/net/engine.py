@@ -22,8 +22,9 @@ __all__ = ["CAN_RUN", "Engine"]
 
 import math
 import select
+import socket
 from collections import deque
-from contextlib import suppress
+from enum import Enum, auto
 
 import trio
 
@@ -50,14 +51,36 @@ LOOK = 2.0
 if CAN_RUN:
     _NEWS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
     _ROOM = select.EPOLLOUT
+    _ONE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
     _BEHIND = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
     _ROOM_OR_WORSE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+
+class _Woken(Enum):
+    """Why a task no longer waits for a socket."""
+
+    READY = auto()
+    LATE = auto()
+    CLOSED = auto()
+
+
+class _Wait:
+    """A task that waits for a socket."""
+
+    __slots__ = ("number", "sock", "task", "until", "woken")
+
+    def __init__(self, task: trio.lowlevel.Task, sock: socket.socket, number: int, until: float) -> None:
+        self.task = task
+        self.sock = sock
+        self.number = number
+        self.until = until
+        self.woken = _Woken.READY
 
 
 class Engine:
     """Moves bytes for any number of tunnels of one event loop while ``run`` is running."""
 
-    __slots__ = ("_due", "_epoll", "_greedy", "_lanes", "_pipes", "_ready", "_scope", "_scratch", "_tunnels")
+    __slots__ = ("_due", "_epoll", "_greedy", "_lanes", "_pipes", "_ready", "_scope", "_scratch", "_tunnels", "_waits")
 
     def __init__(self) -> None:
         """Make one; no I/O."""
@@ -65,6 +88,7 @@ class Engine:
         self._pipes: PipePool | None = None
         self._scratch = memoryview(bytearray(CHUNK))
         self._tunnels: dict[Tunnel, None] = {}
+        self._waits: dict[int, _Wait] = {}
         self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by descriptor: the lane that reads it, the one that writes it
         self._ready: deque[Lane] = deque()
         self._greedy: deque[Lane] = deque()
@@ -110,7 +134,9 @@ class Engine:
             finally:
                 self._epoll = None
                 for tunnel in tuple(self._tunnels):
-                    self._end(tunnel, "stopped", epoll)
+                    self._end(tunnel, "stopped")
+                for wait in tuple(self._waits.values()):
+                    self._wake(wait, _Woken.CLOSED)
                 self._ready.clear()
                 self._greedy.clear()
                 self._set_due(math.inf)
@@ -122,6 +148,7 @@ class Engine:
         *,
         idle: float | None,
         count: Counts,
+        closing: bool = False,
         up: bytes = b"",
         down: bytes = b"",
     ) -> Ended | None:
@@ -136,6 +163,7 @@ class Engine:
             idle: seconds without a byte in either direction after which it ends, at most a second late or a tenth
                 of it; ``None`` for no bound.
             count: gets ``bytes_up`` and ``bytes_down`` increased as the receiving side's kernel takes bytes.
+            closing: the caller closes both sockets at once, so that the second end need not be passed on before that.
             up: bytes that were read from the client before, and go first.
             down: the same from the upstream.
 
@@ -151,6 +179,7 @@ class Engine:
         tunnel = Tunnel(
             client,
             upstream,
+            closing=closing,
             idle=math.inf if idle is None else idle,
             count=count,
             up=up,
@@ -173,7 +202,7 @@ class Engine:
 
             def abort(_: object) -> trio.lowlevel.Abort:
                 tunnel.task = None
-                self._end(tunnel, "closed", self._epoll)
+                self._end(tunnel, "closed")
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(abort)
@@ -192,14 +221,13 @@ class Engine:
                 other = self._lanes[number][0]
                 if other.source.fileno() == number:
                     raise trio.BusyResourceError("this socket is in the engine already")
-                self._end(other.tunnel, "closed", epoll)  # its socket was closed, and the number has a new one
+                self._end(other.tunnel, "closed")  # its socket was closed, and the number has a new one
         try:
-            epoll.register(numbers[0], _NEWS)
-            try:
-                epoll.register(numbers[1], _NEWS)
-            except BaseException:
-                epoll.unregister(numbers[0])
-                raise
+            for number in numbers:
+                try:
+                    epoll.register(number, _NEWS)
+                except FileExistsError:  # it was waited for
+                    epoll.modify(number, _NEWS)
         except OSError:  # no memory, or more than /proc/sys/fs/epoll/max_user_watches
             return False
         self._lanes[numbers[0]] = (tunnel.up, tunnel.down)
@@ -207,17 +235,72 @@ class Engine:
         self._tunnels[tunnel] = None
         return True
 
-    def _end(self, tunnel: Tunnel, ended: Ended, epoll: select.epoll | None) -> None:
+    # -- sockets that are waited for
+
+    async def readable(self, sock: socket.socket, until: float = math.inf) -> bool:
+        """Wait until *sock* has bytes, an end or an error; false if that did not come until *until*.
+
+        It costs half of what Trio's own waiting does, and a quarter of that within a deadline. The socket stays in the
+        engine's epoll instance, for the next waiting or the tunnel that it becomes an end of.
+
+        Args:
+            sock: a connected, non-blocking socket, that nobody else waits for.
+            until: by Trio's clock; noticed within a tenth of a second.
+
+        Raises:
+            RuntimeError: the engine is not running.
+            trio.BusyResourceError: somebody else waits for it.
+            trio.ClosedResourceError: it is or was closed; that it was is noticed within seconds, or by ``forget``.
+            OSError: epoll can't take it.
+        """
+        epoll, number = self._epoll, sock.fileno()
+        if epoll is None:
+            raise RuntimeError("this engine is not running")
+        if number < 0:
+            raise trio.ClosedResourceError("this socket was closed")
+        before = self._waits.get(number)
+        if before is not None:
+            if before.sock.fileno() == number:
+                raise trio.BusyResourceError("another task is waiting for this socket")
+            self._wake(before, _Woken.CLOSED)
+        try:
+            epoll.register(number, _ONE)
+        except FileExistsError:
+            epoll.modify(number, _ONE)
+        wait = _Wait(trio.lowlevel.current_task(), sock, number, until)
+        self._waits[number] = wait
+        self._set_due(min(self._due, until, trio.current_time() + LOOK))
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            del self._waits[number]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if wait.woken is _Woken.CLOSED:
+            raise trio.ClosedResourceError("this socket was closed")
+        return wait.woken is _Woken.READY
+
+    def forget(self, sock: socket.socket) -> None:
+        """Wake whoever waits for *sock*, which is about to be closed."""
+        wait = self._waits.get(sock.fileno())
+        if wait is not None:
+            self._wake(wait, _Woken.CLOSED)
+
+    def _wake(self, wait: _Wait, woken: _Woken) -> None:
+        del self._waits[wait.number]
+        wait.woken = woken
+        trio.lowlevel.reschedule(wait.task)
+
+    # -- ends
+
+    def _end(self, tunnel: Tunnel, ended: Ended) -> None:
         """Take *tunnel* out and wake its task."""
         del self._tunnels[tunnel]
         tunnel.ended = ended
         tunnel.leave()
-        for number, sock in zip(tunnel.numbers, (tunnel.client, tunnel.upstream), strict=True):
+        # The sockets are about to be closed, and leave epoll by themselves then.
+        for number in tunnel.numbers:
             del self._lanes[number]
-            # A closed socket has left by itself, and the number may be another's.
-            if epoll is not None and sock.fileno() == number:
-                with suppress(OSError):
-                    epoll.unregister(number)
         if tunnel.task is not None:
             trio.lowlevel.reschedule(tunnel.task)
             tunnel.task = None
@@ -233,17 +316,24 @@ class Engine:
         """End tunnels that were silent for too long or lost a socket, and say when to look again."""
         now = trio.current_time()
         due, shortest = math.inf, math.inf
+        for wait in tuple(self._waits.values()):
+            if wait.sock.fileno() != wait.number:
+                self._wake(wait, _Woken.CLOSED)
+            elif wait.until <= now:
+                self._wake(wait, _Woken.LATE)
+            else:
+                due = min(due, wait.until, now + LOOK)
         for tunnel in tuple(self._tunnels):
             over = tunnel.moved + tunnel.idle
             if not tunnel.is_open():
-                self._end(tunnel, "closed", self._epoll)
+                self._end(tunnel, "closed")
             elif over <= now:
-                self._end(tunnel, "idle", self._epoll)
+                self._end(tunnel, "idle")
             else:
                 due = min(due, over, now + LOOK)
                 shortest = min(shortest, tunnel.idle)
         # Limits that run out one after the other are not worth a look each.
-        self._set_due(max(due, now + min(1.0, shortest / 10)) if self._tunnels else math.inf)
+        self._set_due(max(due, now + min(0.1 if self._waits else 1.0, shortest / 10)) if due < math.inf else math.inf)
 
     # -- bytes
 
@@ -261,8 +351,11 @@ class Engine:
         lanes, ready, greedy = self._lanes, self._ready, self._greedy
         for number, flags in epoll.poll(0, EVENTS):
             pair = lanes.get(number)
-            if pair is None:  # a closed socket that somebody has a duplicate of
-                continue
+            if pair is None:
+                wait = self._waits.get(number)
+                if wait is not None:
+                    self._wake(wait, _Woken.READY)
+                continue  # else its tunnel or its waiting is over, and it wasn't closed yet
             reads, writes = pair
             if flags & _BEHIND:
                 reads.careful = True
@@ -296,13 +389,13 @@ class Engine:
                     self._greedy.append(lane)
                 case State.DONE:
                     if tunnel.up.state is State.DONE and tunnel.down.state is State.DONE:
-                        self._end(tunnel, "eof", epoll)
+                        self._end(tunnel, "eof")
                 case State.READING:
                     pass
         except Broken as failure:
-            self._end(tunnel, lane.blame(failure), epoll)
+            self._end(tunnel, lane.blame(failure))
             return PUMP_COST
         except OSError:  # from epoll: the number is no longer this socket's
-            self._end(tunnel, "closed", epoll)
+            self._end(tunnel, "closed")
             return PUMP_COST
         return moved + PUMP_COST

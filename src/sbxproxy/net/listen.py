@@ -24,7 +24,7 @@ import trio
 from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.errors import ConfigurationError, LimitError
 from sbxproxy.net.bare import BareStream
-from sbxproxy.net.sockets import drop, enable_keepalive
+from sbxproxy.net.sockets import AnySocket, drop, enable_keepalive
 
 _log = logging.getLogger("sbxproxy.listen")
 
@@ -157,7 +157,7 @@ class BoundedListener(trio.abc.Listener[trio.abc.Stream]):
             enable_keepalive(below)
             if below.family != socket.AF_UNIX:
                 below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-            self._socket = _Borrowed(below.family, below.type, below.proto, fileno=below.fileno())
+            self._socket = _Borrowed(below)
 
     async def accept(self) -> trio.abc.Stream:
         """Wait for a connection and for a slot.
@@ -236,7 +236,23 @@ class BoundedListener(trio.abc.Listener[trio.abc.Stream]):
 
 
 class _Borrowed(socket.socket):
-    """A socket object over a descriptor that another object owns; nothing is closed with it."""
+    """A socket object over a descriptor that another object owns; nothing is closed with it.
+
+    Family and type are plain numbers: ``accept`` asks for them each time, and as enumerations they take as long as the
+    system call.
+    """
+
+    def __init__(self, owner: AnySocket) -> None:
+        self._kind = int(owner.family), int(owner.type)
+        super().__init__(*self._kind, owner.proto, fileno=owner.fileno())
+
+    @property
+    def family(self) -> int:  # type: ignore[override]
+        return self._kind[0]
+
+    @property
+    def type(self) -> int:  # type: ignore[override]
+        return self._kind[1]
 
     def __del__(self) -> None:
         self.detach()

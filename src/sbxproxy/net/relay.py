@@ -71,6 +71,7 @@ async def relay(
     linger: float,
     count: Counts,
     engine: Engine | None = None,
+    closing: bool = False,
 ) -> Ended:
     """Copy untouched bytes between *client* and *upstream* until both directions have ended.
 
@@ -89,6 +90,7 @@ async def relay(
             side. Between sockets that is what its kernel took. Other streams don't tell how much of a failed
             send they took, and what may have left counts as having left.
         engine: moves the bytes where both streams are bare sockets and it is running.
+        closing: the caller closes both streams at once, so that the second end need not be passed on before that.
 
     Returns:
         Why it ended.
@@ -99,7 +101,7 @@ async def relay(
     else:
         up, down = _take_peeked(client), _take_peeked(upstream)
         if engine is not None:
-            by_engine = await engine.relay(ours, theirs, idle=idle, count=count, up=up, down=down)
+            by_engine = await engine.relay(ours, theirs, idle=idle, count=count, closing=closing, up=up, down=down)
             if by_engine is not None:
                 return by_engine
         sockets = _Sockets(ours, theirs, up, down)

@@ -6,7 +6,7 @@ relay failed a truncated answer would pass for a whole one. A reset can't be tak
 
 from __future__ import annotations
 
-__all__ = ["AnySocket", "abort", "bare_socket", "close_now", "drop", "enable_keepalive", "socket_below"]
+__all__ = ["AnySocket", "abort", "bare_socket", "close_now", "drop", "enable_keepalive", "is_tcp", "socket_below"]
 
 import socket
 import struct
@@ -62,6 +62,16 @@ def socket_below(stream: object) -> AnySocket | None:
         if stream is None or seen > 16:  # a wrapper may name itself
             return None
     return stream.socket
+
+
+_INTERNET = frozenset({int(socket.AF_INET), int(socket.AF_INET6)})
+_family = socket.SocketType.family.__get__  # the number; as an enumeration it takes ten times as long
+
+
+def is_tcp(sock: AnySocket) -> bool:
+    """Tell whether a stream socket is TCP's."""
+    family = _family(sock) if isinstance(sock, socket.socket) else sock.family
+    return family in _INTERNET
 
 
 def close_now(stream: trio.abc.AsyncResource) -> bool:

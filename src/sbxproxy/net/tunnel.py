@@ -31,9 +31,7 @@ from sbxproxy.net import direction
 from sbxproxy.net.direction import CHUNK, CHUNKS_PER_TURN, SPLICE_FLAGS, SPLICE_PER_TURN, Broken
 from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.pipes import Pipe, PipePool
-from sbxproxy.net.sockets import AnySocket
-
-_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
+from sbxproxy.net.sockets import AnySocket, is_tcp
 
 
 class State(Enum):
@@ -60,6 +58,7 @@ class Tunnel:
         upstream: the other.
         up: the lane from client to upstream.
         down: the lane back.
+        closing: whether both sockets are closed once it is over, so that the second end is passed on by that.
         idle: seconds without a byte after which it ends; infinity for no bound.
         moved: when a byte moved last, by Trio's clock.
         numbers: the descriptors' numbers at the beginning, client's and upstream's.
@@ -67,13 +66,14 @@ class Tunnel:
         ended: why it is over; ``None`` before.
     """
 
-    __slots__ = ("client", "count", "down", "ended", "idle", "moved", "numbers", "task", "up", "upstream")
+    __slots__ = ("client", "closing", "count", "down", "ended", "idle", "moved", "numbers", "task", "up", "upstream")
 
     def __init__(
         self,
         client: AnySocket,
         upstream: AnySocket,
         *,
+        closing: bool,
         idle: float,
         count: Counts,
         up: bytes,
@@ -84,6 +84,7 @@ class Tunnel:
         """Put it together; no I/O. *up* and *down* were read before and go first."""
         self.client = client
         self.upstream = upstream
+        self.closing = closing
         self.idle = idle
         self.count = count
         self.moved = now
@@ -121,7 +122,7 @@ class Lane:
         self.tunnel = tunnel
         self.source = source
         self.sink = sink
-        self.careful = source.family not in _TCP
+        self.careful = not is_tcp(source)
         self.state = State.READING
         self._pending = pending
         self._took = 0
@@ -295,6 +296,9 @@ class Lane:
 
     def _finish(self) -> State:
         """Pass the source's end on."""
+        tunnel = self.tunnel
+        if tunnel.closing and (tunnel.down if self is tunnel.up else tunnel.up).state is State.DONE:
+            return State.DONE
         try:
             self.sink.shutdown(socket.SHUT_WR)
         except OSError as error:
