@@ -23,7 +23,7 @@ from sbxproxy.events import FlowClosed, Problem, kinds
 from sbxproxy.fronts.ask import Ask
 from sbxproxy.fronts.dns import serve_tcp, serve_udp
 from sbxproxy.fronts.transparent import open_transparent
-from sbxproxy.net.bare import Until
+from sbxproxy.net.bare import BareStream, Until
 from sbxproxy.net.listen import Slots
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.serve import serve_bounded
@@ -169,6 +169,8 @@ class Doors:
 
     async def _serve_stream(self, stream: Stream, opener: Opener) -> None:
         client = peekable(stream)
+        if isinstance(client, BareStream):
+            client.engine = self._context.engine
         while True:
             ask = await self._ask(client, opener)
             if ask is None:
