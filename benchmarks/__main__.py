@@ -1,4 +1,4 @@
-"""``python -m benchmarks [run|setup|micro|policy|postgres] …``; without a word, ``run``."""
+"""``python -m benchmarks [run|setup|document|micro|policy|postgres] …``; without a word, ``run``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import micro, policy, postgres, setup
+from benchmarks import document, micro, policy, postgres, setup
 from benchmarks.build import BUILD, CannotBuild
 from benchmarks.figures import Figures
+from benchmarks.flame import profile
 from benchmarks.plan import Plan
+from benchmarks.plots import draw
 from benchmarks.report import comparison, markdown
 from benchmarks.run import run
+from benchmarks.streamed import Streamed
 from benchmarks.subjects import SUBJECTS, Subject
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -25,11 +28,18 @@ PASSING = BUILD / "results"
 """Where a part of a run goes, since it isn't what the documentation shows."""
 
 _INTERRUPTED = 130
+_PROFILED = 32
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; returns the exit code."""
-    others = {"micro": micro.main, "postgres": postgres.main, "policy": policy.main, "setup": setup.main}
+    others = {
+        "micro": micro.main,
+        "postgres": postgres.main,
+        "policy": policy.main,
+        "setup": setup.main,
+        "document": document.main,
+    }
     if arguments and arguments[0] in others:
         return others[arguments[0]](list(arguments[1:]))
     if arguments and arguments[0] == "run":
@@ -40,10 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         old = Figures.load(options.compare) if options.compare else None
         figures = _run(options, console)
+        if options.profile:
+            _profile(options, console)
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
         return _INTERRUPTED
-    except (CannotBuild, ValueError) as error:
+    except (CannotBuild, RuntimeError, ValueError) as error:
         console.print(f"benchmarks: {error}", markup=False, highlight=False)
         return 1
     print(markdown(figures))
@@ -60,13 +72,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks run",
         description="Measure sbxproxy beside other proxies in one interleaved run.",
-        epilog=f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. Also: setup, micro, policy, postgres.",
+        epilog=f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. Also: setup, document, micro, policy, postgres.",
     )
     parser.add_argument("--only", metavar="W1b,W3", help="families of workloads, or ids such as 'W1b c32'")
     parser.add_argument("--subjects", metavar="A,B", help="what is measured; default: everything that is installed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
-    parser.add_argument("--quick", action="store_true", help="one round of 0.3 s, within two minutes; the figures mean little")
+    parser.add_argument("--quick", action="store_true", help="one round of 0.4 s, within two minutes; the figures mean little")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="show what changed since that run")
     parser.add_argument(
         "--out",
@@ -75,17 +87,20 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help="write JSON and Markdown there; default: benchmarks/results for a whole run, else build/bench/results",
     )
     parser.add_argument("--name", metavar="NAME", help="of the files; default: run, quick, or the chosen workloads")
+    parser.add_argument("--profile", action="store_true", help="then record flame graphs of sbxproxy under W1b, W3 and W3b")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
     try:
         options.workloads = _chosen(options.only, {work.id: work for work in WORKLOADS}, families)
+        if options.quick and not options.only:
+            options.workloads = [work for work in options.workloads if work.in_quick]
         options.chosen = _subjects(options.subjects, names)
     except ValueError as error:
         parser.error(str(error))
     options.plan = (
-        Plan(rounds=1, seconds=0.3, quick=True) if options.quick else Plan(rounds=options.rounds, seconds=options.seconds)
+        Plan(rounds=1, seconds=0.4, quick=True) if options.quick else Plan(rounds=options.rounds, seconds=options.seconds)
     )
     options.name = options.name or (options.only or ("quick" if options.quick else "run")).replace(",", "-").replace(" ", "-")
     whole = not (options.only or options.subjects or options.quick)
@@ -124,12 +139,22 @@ def _run(options: argparse.Namespace, console: Console) -> Figures:
         return run(options.workloads, options.chosen, options.plan, tick, command)
 
 
+def _profile(options: argparse.Namespace, console: Console) -> None:
+    for work in options.workloads:
+        if isinstance(work, Streamed) and work.family in {"W1b", "W3", "W3b"} and work.concurrency == _PROFILED:
+            path = profile(work, (options.out or PASSING) / f"{work.id.replace(' ', '-')}-flame.svg")
+            console.print(f"written: {path}", style="dim", highlight=False)
+
+
 def _write(figures: Figures, options: argparse.Namespace, console: Console) -> None:
     data = options.out / f"{options.name}.json"
     figures.save(data)
     text = data.with_suffix(".md")
     text.write_text(markdown(figures))
-    for path in (data, text):
+    plot = draw(figures, data.with_suffix(".svg"))
+    if options.out == RESULTS and options.name == "run":
+        document.write(figures)
+    for path in (data, text, *([plot] if plot else [])):
         console.print(f"written: {path}", style="dim", highlight=False)
 
 

@@ -12,7 +12,7 @@ from benchmarks.process import ROOT
 
 BUILD = ROOT / "build" / "bench"
 _SOURCES = Path(__file__).parent / "c"
-_PROGRAMS = ("load", "origin")
+_PROGRAMS = ("load", "origin", "dns")
 
 
 class CannotBuild(Exception):  # noqa: N818 - a state, with what to install

@@ -110,7 +110,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks policy", description="Measure loading and deciding.")
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean little")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
+    parser.add_argument("--size", type=int, help="this size alone, as a line of JSON")
+    parser.add_argument("--batch", type=int, default=6400, help="decisions of one sample, with --size")
     options = parser.parse_args(arguments)
+    if options.size is not None:
+        print(json.dumps(asdict(measure(options.size, options.batch))))
+        return 0
     sizes, batch = (SIZES[:2], 64) if options.quick else (SIZES, 6400)
     figures = [measure(size, batch) for size in sizes]
     options.out.mkdir(parents=True, exist_ok=True)

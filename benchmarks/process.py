@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ROOT", "cpu_seconds", "memory_bytes", "place", "raise_descriptor_limit", "spawn", "tree"]
+__all__ = ["ROOT", "Process", "cpu_seconds", "memory_bytes", "place", "raise_descriptor_limit", "spawn", "tree"]
 
 import contextlib
 import os
@@ -38,6 +38,16 @@ def raise_descriptor_limit(wanted: int = 131_072) -> int:
     return soft
 
 
+class Process(subprocess.Popen[bytes]):
+    """A process that knows when it was started.
+
+    Attributes:
+        born: ``time.perf_counter()`` just before.
+    """
+
+    born: float = 0.0
+
+
 def spawn(
     stack: ExitStack,
     argv: Sequence[str],
@@ -47,7 +57,7 @@ def spawn(
     stdin: int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start a process, which *stack* ends.
 
     It has a session of its own, so that Ctrl-C reaches only this process, which then ends the others in order.
@@ -55,7 +65,8 @@ def spawn(
     everything = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), **(environment or {})}
     pin = ["taskset", "-c", str(cpu)] if cpu is not None else []
     with log.open("ab") as errors, _uninterrupted():
-        process = subprocess.Popen(
+        born = time.perf_counter()
+        process = Process(
             [*pin, *argv],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -65,6 +76,7 @@ def spawn(
             start_new_session=True,
             pass_fds=pass_fds,
         )
+        process.born = born
         stack.enter_context(_stopping(process))
     return process
 

@@ -34,11 +34,13 @@ def _table(figures: Figures, workload: str) -> str:
     unit = rows[0].unit
     best = _best_peer(rows)
     direct = next((row.median for row in rows if row.subject == "direct"), None)
-    many = len(rows) > 1
+    base = rows[0].median if rows[0].subject == "nothing" else None
     cpu = "CPU s/GiB" if unit == "Gbit/s" else "CPU µs/op"
     lengths = any(row.p50 for row in rows)
     heads = ["subject", unit, "min to max"]
-    heads += ["× direct", "× best peer"] if many else []
+    heads += ["more than nothing"] if base is not None else []
+    heads += ["× direct"] if direct else []
+    heads += ["× best peer"] if best and rows[0].subject != "nothing" else []
     heads += [cpu] if any(row.cpu for row in rows) else []
     heads += ["p50 ms", "p99 ms"] if lengths else []
     lines = [f"**{workload}**", "", f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(heads) - 1)}|"]
@@ -48,8 +50,12 @@ def _table(figures: Figures, workload: str) -> str:
             absent.append(f"{row.subject}: {row.missing or row.why or 'no figures'}")
             continue
         cells = [row.subject, _number(row.median), f"{_number(min(row.samples))} to {_number(max(row.samples))}"]
-        if many:
-            cells += [_ratio(row.median, direct), _ratio(row.median, best)]
+        if base is not None:
+            cells += [f"{row.median - base:+,.1f}"]
+        if direct:
+            cells += [_ratio(row.median, direct)]
+        if "× best peer" in heads:
+            cells += [_ratio(row.median, best)]
         if cpu in heads:
             cells += [_number(row.median_cpu)]
         if lengths:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["DENIED", "FRESH", "HELLO", "HELLO_NAME", "KINDS", "PIPELINED", "Load", "Measured", "Rig", "open_rig"]
+__all__ = [
+    "DENIED",
+    "FRESH",
+    "HELLO",
+    "HELLO_NAME",
+    "KINDS",
+    "PIPELINED",
+    "Load",
+    "Measured",
+    "Rig",
+    "open_rig",
+    "read_line",
+    "tunnel_name",
+]
 
 import json
 import os
@@ -17,7 +30,7 @@ from pathlib import Path
 
 from benchmarks.build import build, program
 from benchmarks.certificates import Certificates
-from benchmarks.process import place, raise_descriptor_limit, spawn
+from benchmarks.process import Process, place, raise_descriptor_limit, spawn
 from sbxproxy.testing import client_hello
 
 KINDS = ("hello", "down", "up", "echo", "tls")
@@ -122,10 +135,10 @@ class Rig:
     def hello_files(self) -> Mapping[str, Path]:
         return {kind: self.directory / f"{kind}.hello" for kind in KINDS}
 
-    def measure(self, load: Load, meter: Callable[[], float] | None = None) -> Measured:
+    def measure(self, load: Load, meter: Callable[[], float] | None = None, generator: str = "load") -> Measured:
         """Run the load; *meter* is read when it begins to count and when it has ended."""
         with ExitStack() as stack:
-            process = self.start(stack, load)
+            process = self.start(stack, load, generator)
             if not read_line(process, _GO).startswith("go"):
                 return Measured(0, 0.0, 1, 0, "the load did not come to count", 0, 0, None)
             before = meter() if meter else 0.0
@@ -133,9 +146,9 @@ class Rig:
             spent = meter() - before if meter else None
             return _measured(line, spent)
 
-    def start(self, stack: ExitStack, load: Load) -> subprocess.Popen[bytes]:
-        """Start the load and leave it to the caller to read what it says."""
-        argv = [str(program("load")), *load.options]
+    def start(self, stack: ExitStack, load: Load, generator: str = "load") -> Process:
+        """Start a load and leave it to the caller to read what it says."""
+        argv = [str(program(generator)), *load.options]
         return spawn(stack, argv, log=self.directory / "load.log", cpu=self.load_cpu, stdin=subprocess.PIPE)
 
 
@@ -148,7 +161,7 @@ def _measured(line: str, spent: float | None) -> Measured:
     )
 
 
-def read_line(process: subprocess.Popen[bytes], patience: float) -> str:
+def read_line(process: Process, patience: float) -> str:
     """Read one line from a process's output; what came of it if it ended, or *patience* seconds have passed."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()

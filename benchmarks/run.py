@@ -19,8 +19,9 @@ from benchmarks.figures import Figures, Row
 from benchmarks.plan import Plan
 from benchmarks.process import ROOT
 from benchmarks.rig import Rig, open_rig
+from benchmarks.streamed import Streamed
 from benchmarks.subjects import Running, Subject, Unavailable
-from benchmarks.workloads import Streamed, Workload
+from benchmarks.workload import Workload
 
 _SETTLE = 0.1
 
@@ -46,7 +47,7 @@ def run(
     told = {name: "missing" if version is None else version for name, version in versions.items()}
     figures = Figures(machine(), told, command, asdict(plan), rows)
     standing = subjects if any(work.standing for work in workloads) else []
-    total = len(standing) + plan.rounds * len(rows)
+    total = len(standing) + sum(min(plan.rounds, work.most_rounds) * len(work.rows(names)) for work in workloads)
     with ExitStack() as stack:
         rig = stack.enter_context(open_rig())
         running: dict[str, Running | str] = {}
@@ -56,7 +57,7 @@ def run(
         wrong = {name: _check(rig, one, workloads) for name, one in running.items() if isinstance(one, Running)}
         for number in range(plan.rounds):
             for work in workloads:
-                for row in figures.of(work.id):
+                for row in figures.of(work.id) if number < work.most_rounds else ():
                     tick(f"round {number + 1}: {work.id}, {row.subject}", total)
                     if not row.missing:
                         _measure(rig, work, row, running.get(row.subject), wrong, plan)
@@ -66,7 +67,7 @@ def run(
 def _start(stack: ExitStack, rig: Rig, subject: Subject) -> Running | str:
     try:
         return subject.start(stack, rig)
-    except Unavailable as error:
+    except (Unavailable, OSError, subprocess.SubprocessError) as error:
         return str(error)
 
 
@@ -96,7 +97,7 @@ def _measure(
     time.sleep(_SETTLE)
     try:
         row.add(work.measure(rig, row.subject, running, plan))
-    except Unavailable as error:
+    except (Unavailable, OSError, subprocess.SubprocessError) as error:
         row.missing = str(error)
 
 

@@ -76,6 +76,7 @@ TARGETS = (
     Target(workload="policy decision 100,000", most=5),
     Target(workload="update", most=250),
     Target(workload="update hold", most=20),
+    Target(workload="update load-hold", most=20),
     Target(workload="dns cached", least=5000),
 )
 

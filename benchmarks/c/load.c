@@ -125,7 +125,7 @@ static bool ask(struct conn *conn) {
 }
 
 static void be_ready(void) {
-    if (++ready == want.concurrency && !started && want.mode != M_KEPT)
+    if (++ready == want.concurrency && !started && want.mode != M_KEPT && want.mode != M_HELD)
         go();
 }
 

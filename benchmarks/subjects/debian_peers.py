@@ -8,10 +8,11 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.process import spawn
+from benchmarks.process import Process, spawn
 from benchmarks.rig import DENIED, FRESH, KINDS, PIPELINED, Rig, tunnel_name
 from benchmarks.subjects.subject import By, Running, Subject, Unavailable, free_port, program_version, wait_for_port
 
@@ -46,7 +47,7 @@ def _version_of(name: str, flag: str, pattern: str) -> str | None:
     return program_version([path, flag], pattern) if path else None
 
 
-def _run(stack: ExitStack, rig: Rig, name: str, argv: list[str], port: int) -> subprocess.Popen[bytes]:
+def _run(stack: ExitStack, rig: Rig, name: str, argv: list[str], port: int) -> Process:
     log = rig.directory / f"{name}.log"
     process = spawn(stack, argv, log=log, cpu=rig.subject_cpu)
     wait_for_port(process, port, log)
@@ -58,8 +59,7 @@ def _start_squid(stack: ExitStack, rig: Rig) -> Running:
     program = find("squid")
     if not _CERTGEN.exists():
         raise Unavailable("this Squid has no TLS (Debian: squid-openssl)")
-    port, directory = free_port(), rig.directory / "squid"
-    directory.mkdir()
+    port, directory = free_port(), Path(tempfile.mkdtemp(dir=rig.directory, prefix="squid-"))
     certificates = rig.certificates
     hosts = [*(tunnel_name(kind) for kind in KINDS), PIPELINED, *(f"n{index}.api.example" for index in range(FRESH))]
     (directory / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in hosts))

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.process import Process
 from benchmarks.rig import Rig
 
 _START = 30.0
@@ -50,7 +51,7 @@ class Running:
     """
 
     port: int
-    process: subprocess.Popen[bytes] | None
+    process: Process | None
     terminated_port: int | None = None
     tunnels: By = By.ADDRESS
     terminated: By | None = None
@@ -78,7 +79,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_for_port(process: Process, port: int, log: Path) -> None:
     """Wait until *port* takes connections.
 
     Raises:
