@@ -125,6 +125,6 @@ def test_nothing_was_sent_for_it(told):
 
 def test_who_takes_the_first_process_s_limits_ends_its_own_sandbox():
     """That is a process of the same user, so it may; and without it nothing runs."""
-    code = "import resource, time; resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0)); time.sleep(60)"
+    code = "import resource, time; resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0)); time.sleep(0.1)"
     seen = confine("unprivileged", [as_user("unprivileged")[-1], "-c", code])
     assert seen.code in {125, -1}
