@@ -100,3 +100,24 @@ def test_the_capture_tells_what_a_packet_is(outer):
     (packet, *_) = [packet for packet in outer.packets() if packet.protocol == UDP]
     assert (packet.destination, packet.port, packet.payload[8:]) == ("5.6.7.8", 1234, b"canary")
     assert struct.unpack_from("!H", packet.payload)[0] == packet.source_port
+
+
+@pytest.mark.parametrize("updated", [False, True], ids=["from the start", "by an update"])
+def test_r1_deny_all_by_the_library_sends_not_one_packet(outer, mode, updated):
+    """No command line between: proxy, sandbox and command are an embedder's, and so is the update of its policy."""
+    orders = {"policy": "deny-all", "argv": [as_user(mode)[-1], LEAKS]}
+    if updated:
+        orders |= {"policy": {"allow": ["never-asked.example"]}, "then": "deny-all"}
+    outer.packets()
+    done = outer.plain(mode, "-m", "support.embedded", input=json.dumps(orders), stdin=None)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [code for code, _ in found["outputs"]] == [0] * (1 + updated)
+    told = json.loads(found["outputs"][-1][1])
+    assert at_once(told) == {}
+    assert told["dns_udp"][0] == told["dns_udp6"][0] == told["dns_host_resolver"][0] == "code 3"
+    assert not {name for name, (outcome, _) in told.items() if outcome == "sent"} - {"not_dns_on_53"}
+    assert {tuple(answer[2:]) for answer in found["dns"]} == {("deny", "deny-all"), ("deny", "dns-not-supported")}
+    assert {answer[1] for answer in found["dns"]} == {"NXDOMAIN", "REFUSED"}
+    assert {decision for decision, _ in found["flows"]} == {"deny"}
+    assert outer.packets() == []
