@@ -359,11 +359,15 @@ async def test_no_thread_to_be_had_is_a_failure_and_not_a_hang(monkeypatch, syst
     assert await resolver.resolve(NAME) == (ONE,)
 
 
-async def test_every_way_to_an_answer_is_a_checkpoint(system):
+async def test_every_way_to_an_answer_can_be_cancelled_and_the_system_is_waited_for(system):
     resolver = SystemResolver(overrides={Hostname("fixed.example.com"): [ONE]}, getaddrinfo=system)
-    for name in ("fixed.example.com", NAME, NAME):
-        with trio.testing.assert_checkpoints():
+    with trio.testing.assert_checkpoints():
+        await resolver.resolve(NAME)
+    for name in ("fixed.example.com", NAME, "new.example.com"):
+        with trio.CancelScope() as scope:
+            scope.cancel()
             await resolver.resolve(Hostname(name))
+        assert scope.cancelled_caught
 
 
 def test_an_answer_after_the_event_loop_has_ended_hurts_nobody():

@@ -97,5 +97,7 @@ class Context:
         if isinstance(verdict, Relay) and verdict.only_postgres and not (isinstance(before, Relay) and before.only_postgres):
             return False  # its server was never made to show that it is PostgreSQL
         if not isinstance(before, Handle):
-            flow.decision = replace(verdict, provisional=False) if isinstance(verdict, Relay) else verdict
+            if isinstance(verdict, Relay) and verdict.provisional:
+                verdict = replace(verdict, provisional=False)
+            flow.decision = verdict
         return True

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 __all__ = ["Recorder"]
 
+from functools import lru_cache
+
 import trio
 
+from sbxproxy.address import IPAddress
 from sbxproxy.connection.context import Context
 from sbxproxy.errors import UpstreamError
 from sbxproxy.events import FlowClosed, FlowOpened, Problem, RequestDone
 from sbxproxy.flow import Flow
+from sbxproxy.hostname import Hostname
 from sbxproxy.http.handler import Record
 from sbxproxy.policy.decision import Deny
 
@@ -21,11 +25,12 @@ class Recorder:
         failure: why what was allowed could not be had, once that is so.
     """
 
-    __slots__ = ("_context", "_flow", "failure")
+    __slots__ = ("_context", "_flow", "_target", "failure")
 
     def __init__(self, context: Context, flow: Flow) -> None:
         self._context = context
         self._flow = flow
+        self._target = _endpoint(flow.facts.host, flow.facts.port)
         self.failure: UpstreamError | None = None
 
     def opened(self) -> None:
@@ -37,12 +42,12 @@ class Recorder:
             FlowOpened(
                 sandbox=flow.sandbox,
                 flow=flow.id,
-                target=_target(flow),
+                target=self._target,
                 server_name=flow.facts.server_name,
                 decision=type(decision).__name__.lower(),
                 reason=str(decision.reason),
                 rule=decision.matched,
-                address=_address(flow),
+                address=None if flow.address is None else _endpoint(flow.address, flow.facts.port),
             )
         )
 
@@ -79,7 +84,7 @@ class Recorder:
             sandbox=flow.sandbox,
             flow=flow.id,
             front=flow.front,
-            target=_target(flow),
+            target=self._target,
             wire=flow.facts.wire,
             server_name=flow.facts.server_name,
             decision="error" if failure is not None or decision is None else type(decision).__name__.lower(),
@@ -87,7 +92,7 @@ class Recorder:
             rule=decision.matched if decision is not None else None,
             detail=detail,
             remedy=remedy,
-            address=_address(flow),
+            address=None if flow.address is None else _endpoint(flow.address, flow.facts.port),
             bytes_up=flow.bytes_up,
             bytes_down=flow.bytes_down,
             requests=flow.requests,
@@ -96,13 +101,8 @@ class Recorder:
         )
 
 
-def _target(flow: Flow) -> str:
-    host = str(flow.facts.host)
-    return f"[{host}]:{flow.facts.port}" if ":" in host else f"{host}:{flow.facts.port}"
-
-
-def _address(flow: Flow) -> str | None:
-    if flow.address is None:
-        return None
-    host = str(flow.address)
-    return f"[{host}]:{flow.facts.port}" if ":" in host else f"{host}:{flow.facts.port}"
+@lru_cache(maxsize=1024)
+def _endpoint(host: Hostname | IPAddress, port: int) -> str:
+    """Write a host with its port; the few that a sandbox talks to are written for each flow three times."""
+    text = str(host)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"

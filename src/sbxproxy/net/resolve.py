@@ -138,16 +138,14 @@ class SystemResolver:
         self._line: deque[_Lookup] = deque()
 
     async def resolve(self, name: Hostname) -> tuple[IPAddress, ...]:
-        """Return the addresses of *name*, from the overrides, the cache or the system.
+        """Return the addresses of *name*, from the overrides, the cache or the system; others get a turn only for the last.
 
         Raises:
             UpstreamNoAddressError: the name exists, and has no usable address.
             UpstreamResolveError: ``reason`` is ``name-not-resolved`` (it has no usable address),
                 ``resolve-timeout`` (status 504) or ``resolver-failed``.
         """
-        if canonical_hostname(name) != name:
-            raise UpstreamResolveError("not a canonical host name")
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if (fixed := self._overrides.get(name)) is not None:
             return fixed
         if (kept := self._cache.get(name)) is not None:
@@ -158,6 +156,8 @@ class SystemResolver:
                     raise _no_such_name() if addresses is None else _no_address()
                 return addresses
             del self._cache[name]
+        if canonical_hostname(name) != name:  # nothing else was ever kept
+            raise UpstreamResolveError("not a canonical host name")
         return await self._join(name)
 
     async def _join(self, name: Hostname) -> tuple[IPAddress, ...]:
