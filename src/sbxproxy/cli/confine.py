@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["confine"]
 
+import os
 import select
 import signal
 import sys
@@ -26,8 +27,9 @@ from sbxproxy.cli.failure import NOT_HELD, OWN_FAILURE, Failure
 from sbxproxy.cli.options import Configuration, Reading, changed
 from sbxproxy.cli.runtime import runtime_directory
 from sbxproxy.cli.terminal import FORWARDED, own_terminal, release
-from sbxproxy.errors import SbxproxyError
+from sbxproxy.errors import ConfigurationError, SbxproxyError
 from sbxproxy.sandbox.identity import Identity
+from sbxproxy.sandbox.trust import NSS_DATABASE
 
 _HELD_BACK = {*FORWARDED, signal.SIGHUP}
 
@@ -40,28 +42,40 @@ def confine(
     *,
     user: User | None,
     masks: Sequence[Path],
+    nss: bool = False,
 ) -> int:
     """Run *command*, and be its only way out; returns its exit code.
+
+    Args:
+        configuration: what the options come to.
+        name: the sandbox's.
+        command: the program and its arguments.
+        environment: the variables that it would have without us.
+        user: whom it runs as, if not as we do.
+        masks: what else is hidden from it.
+        nss: whether it sees a certificate database of NSS in its home directory.
 
     Raises:
         Failure: it couldn't be run.
     """
     try:
-        reading = configuration.source.examine()
         identity = Identity(name, configuration.settings)
         with closing(identity.trust):
             control = runtime_directory()
             terminal = own_terminal()
+            variables, mounts = identity.trust.reserve(nss_home=_nss_home(environment) if nss else None)
             plan = Plan(
                 argv=command,
-                environment=changed(environment, {**dict.fromkeys(UNSET), **identity.trust.environment()}),
+                environment=changed(environment, {**dict.fromkeys(UNSET), **variables}),
                 user=user,
                 masks=[*default_masks(environment), *masks, control],
                 keep=KEPT,
-                binds=identity.trust.mounts(),
+                binds=mounts,
                 foreground=terminal is not None,
             )
             with closing(begin(plan)) as started:
+                reading = configuration.source.examine()
+                identity.trust.fill()
                 return _run(configuration, reading, identity, control, started, terminal)
     except CaptureUnavailable as error:
         raise Failure(
@@ -70,6 +84,23 @@ def confine(
         ) from None
     except (SbxproxyError, OSError) as error:
         raise Failure(str(error), OWN_FAILURE) from None
+
+
+def _nss_home(environment: Mapping[str, str]) -> Path:
+    """Return the home directory, with a place in it that a database can be mounted over: an empty one if there was none.
+
+    Raises:
+        ConfigurationError: there is no home directory, or it is another user's, where we make nothing.
+    """
+    home = Path(environment.get("HOME", ""))
+    if not home.is_absolute() or not home.is_dir():
+        raise ConfigurationError("--nss: HOME is no directory")
+    place = home / NSS_DATABASE
+    if not place.is_dir():
+        if home.stat().st_uid != os.geteuid():
+            raise ConfigurationError(f"--nss: there is no {place}, and it isn't ours to make; make it, and run this again")
+        place.mkdir(mode=0o700, parents=True)
+    return home
 
 
 def _run(

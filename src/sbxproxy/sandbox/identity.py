@@ -4,10 +4,14 @@ from __future__ import annotations
 
 __all__ = ["Identity"]
 
+from typing import TYPE_CHECKING
+
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.sandbox.trust import TrustFiles
 from sbxproxy.settings import Settings
-from sbxproxy.tls.authority import Authority
+
+if TYPE_CHECKING:
+    from sbxproxy.tls.authority import Authority
 
 MAX_NAME = 200
 
@@ -17,14 +21,13 @@ class Identity:
 
     Attributes:
         name: stands in events and in the certificate.
-        authority: the sandbox's own.
         trust: writes the files; whoever made the identity closes it, or gives it to a sandbox, which does.
     """
 
-    __slots__ = ("authority", "name", "trust")
+    __slots__ = ("_authority", "_leaves", "name", "trust")
 
     def __init__(self, name: str, settings: Settings) -> None:
-        """Make the authority; no file is written yet.
+        """Take the name; the authority is made when it is needed.
 
         Raises:
             ConfigurationError: the name is empty or too long.
@@ -32,7 +35,17 @@ class Identity:
         if not name or len(name) > MAX_NAME or not name.isprintable():
             raise ConfigurationError(f"a sandbox's name has 1 to {MAX_NAME} printable characters")
         self.name = name
-        self.authority = Authority(name=name, leaves=settings.limits.leaves)
+        self._leaves = settings.limits.leaves
+        self._authority: Authority | None = None
         self.trust = TrustFiles(
-            self.authority.certificate_pem, roots=settings.upstream_roots, extra_roots=settings.extra_upstream_roots
+            lambda: self.authority.certificate_pem, roots=settings.upstream_roots, extra_roots=settings.extra_upstream_roots
         )
+
+    @property
+    def authority(self) -> Authority:
+        """The sandbox's own authority."""
+        if self._authority is None:
+            from sbxproxy.tls.authority import Authority  # noqa: PLC0415 - its libraries take a while
+
+            self._authority = Authority(name=self.name, leaves=self._leaves)
+        return self._authority
