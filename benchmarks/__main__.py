@@ -111,8 +111,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _chosen(text: str | None, known: dict[str, Workload], families: Sequence[str]) -> list[Workload]:
     if text is None:
         return list(known.values())
-    # "idle 1,000" has a comma of its own.
-    words = [text.strip()] if text.strip() in known else [word.strip() for word in text.split(",")]
+    words: list[str] = []
+    for part in text.split(","):
+        # "idle 1,000" has a comma of its own.
+        whole = f"{words[-1]},{part.strip()}" if words else ""
+        if whole in known:
+            words[-1] = whole
+        else:
+            words.append(part.strip())
     for word in words:
         if word not in known and word not in families:
             raise ValueError(f"--only: no workload {word!r}; there are {', '.join(families)}, and {', '.join(known)}")
@@ -152,7 +158,7 @@ def _write(figures: Figures, options: argparse.Namespace, console: Console) -> N
     text = data.with_suffix(".md")
     text.write_text(markdown(figures))
     plot = draw(figures, data.with_suffix(".svg"))
-    if options.out == RESULTS and options.name == "run":
+    if options.out.resolve() == RESULTS and options.name == "run":
         document.write(figures)
     for path in (data, text, *([plot] if plot else [])):
         console.print(f"written: {path}", style="dim", highlight=False)

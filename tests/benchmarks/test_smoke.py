@@ -17,7 +17,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
-    pytest.mark.skipif(not shutil.which("cc") or not Path("/usr/include/openssl/ssl.h").exists(), reason="needs cc and libssl-dev"),
+    pytest.mark.skipif(
+        not shutil.which("cc") or not Path("/usr/include/openssl/ssl.h").exists(), reason="needs cc and libssl-dev"
+    ),
     pytest.mark.real,
 ]
 
@@ -59,6 +61,25 @@ def test_a_quick_run_has_figures_for_each_subject_and_leaves_nothing_running(tmp
     assert rows["W1b c32", "naive"]["samples"][0] > 0
     assert rows["W3 c32", "naive"]["missing"] == "doesn't terminate TLS"
     assert (tmp_path / "x.md").read_text().strip() == out.strip()
+    assert not marked(mark)
+
+
+def test_what_starts_its_own_processes_has_figures_too(tmp_path):
+    """dnsmasq may be missing: then it is named."""
+    mark = uuid.uuid4().hex
+    chosen = ["--only", "fair bulk,idle 1,000,start,policy decision 10,update,dns,slots flow", "--subjects", "sbxproxy"]
+    process = start("run", "--quick", "--out", str(tmp_path), "--name", "x", *chosen, mark=mark)
+    _, err = process.communicate(timeout=110)
+    assert process.returncode == 0, err
+    rows = {(row["workload"], row["subject"]): row for row in json.loads((tmp_path / "x.json").read_text())["rows"]}
+    slots = {("slots flow", slot) for slot in ("nothing", "sniffer", "policy", "observer", "handler")}
+    ours = {
+        (work, "sbxproxy") for work in ("fair bulk", "idle 1,000", "start", "policy decision 10", "update hold", "dns cached")
+    }
+    for key in slots | ours:
+        assert rows[key]["samples"], (key, rows[key])
+        assert not rows[key]["failures"], (key, rows[key])
+    assert rows["dns cached", "dnsmasq"]["samples"] or "dnsmasq" in rows["dns cached", "dnsmasq"]["missing"]
     assert not marked(mark)
 
 
