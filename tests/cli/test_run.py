@@ -76,6 +76,7 @@ BAD = [
     (["--deny-all", "--config", "{badtoml}"], "not TOML"),
     (["--deny-all", "--config", "{unknown}"], "did you mean 'allow'"),
     (["--deny-all", "--quiet", "-v"], "exclude"),
+    (["--deny-all", "--capture", "env", "--nss"], "--capture=namespaces"),
 ]
 
 
@@ -139,6 +140,36 @@ def test_the_trust_files_are_gone_afterwards():
     done = sbxproxy("run", "--deny-all", "--", "sh", "-c", 'test -s "$SSL_CERT_FILE" && echo "$SSL_CERT_FILE"')
     assert done.returncode == 0
     assert not os.path.exists(done.stdout.strip())
+
+
+def test_a_certificate_database_is_seen_by_the_command_alone(tmp_path):
+    """What the user's own home had there is as it was; where there was nothing, an empty place stays."""
+    require("certutil")
+    look = [
+        "sh",
+        "-c",
+        'certutil -L -d "sql:$HOME/.pki/nssdb"; certutil -A -d "sql:$HOME/.pki/nssdb" -n x -t C,, -i "$SSL_CERT_FILE"',
+    ]
+    for _ in range(2):
+        done = sbxproxy("run", "--deny-all", "--nss", "--quiet", "--", *look, env={"HOME": str(tmp_path)})
+        assert "sbxproxy root 0" in done.stdout, done.stderr
+        assert "read-only" in done.stderr
+        assert list((tmp_path / ".pki" / "nssdb").iterdir()) == []
+
+
+@pytest.mark.parametrize(("home", "said"), [("", "HOME"), ("/etc/passwd", "HOME")])
+def test_a_certificate_database_takes_a_home(home, said):
+    done = sbxproxy("run", "--deny-all", "--nss", "--", "echo", "ran", env={"HOME": home})
+    assert done.returncode == 125
+    assert said in one_sentence(done)
+    assert done.stdout == ""
+
+
+def test_where_certutil_is_absent_nothing_runs(tmp_path):
+    done = sbxproxy("run", "--deny-all", "--nss", "--", "/bin/echo", "ran", env={"HOME": str(tmp_path), "PATH": "/nonexistent"})
+    assert done.returncode == 125
+    assert "libnss3-tools" in one_sentence(done)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("capture", ["namespaces", "env"])

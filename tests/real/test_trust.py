@@ -100,18 +100,25 @@ class Attempt:
 
 
 async def confine(
-    island: Island, mode: str, directory: Path, root: Path, commands: Sequence[tuple[Sequence[str], Path]]
+    island: Island,
+    mode: str,
+    directory: Path,
+    root: Path,
+    commands: Sequence[tuple[Sequence[str], Path]],
+    options: Sequence[str] = (),
 ) -> tuple[list[tuple[object, str]], dict[str, frozenset[str]]]:
     """Run *commands* in one sandbox; return how each ended and what it said, and the decisions by server name."""
     events = directory / "events"
     argv = [
-        *PROGRAM, "run", f"--capture={mode}", "--quiet", f"--events={events}", f"--private-network={ADDRESS}/32",
+        *PROGRAM, "run", f"--capture={mode}", *options, "--quiet", f"--events={events}", f"--private-network={ADDRESS}/32",
         f"--allow={NAMES['allowed']}", f"--allow={NAMES['stranger']}", "--secret=token=env:SBX_TEST_TOKEN",
         f"--inject={NAMES['injected']}:Authorization: Bearer ${{secret:token}}", f"--upstream-ca={root}",
         *(f"--resolve={name}:{ADDRESS}" for name in NAMES.values()),
         "--", sys.executable, "-c", DRIVER, json.dumps([(list(argv), str(where)) for argv, where in commands]),
     ]  # fmt: skip
     env = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "UV_", "NPM_"))}
+    if options:
+        env["HOME"] = str(directory)  # where such options leave something
     ran = await run(island.inside(argv), {**env, "SBX_TEST_TOKEN": CANARY}, cwd=directory, patience=110)
     assert ran.code == 0, ran.output
     assert CANARY not in ran.output
@@ -143,7 +150,8 @@ async def attempt(client: Client, mode: str, island: Island, tools: Tools, root:
         places = directories(directory)
         cases = {case: Case(f"https://{NAMES[case]}:{origin.port}", places[case], tools) for case, origin in origins.items()}
         commands = [(client.argv(case), case.directory) for case in cases.values()]
-        ends, decisions = await confine(island, mode, directory, ours.write_root(directory), commands)
+        options = client.options if mode == "namespaces" else ()
+        ends, decisions = await confine(island, mode, directory, ours.write_root(directory), commands, options)
         nursery.cancel_scope.cancel()
     found = {}
     for (case, origin), (code, output) in zip(origins.items(), ends, strict=True):

@@ -75,6 +75,8 @@ class Client:
 
     argv: Callable[[Case], Sequence[str]]
     succeeded: Callable[[Case, str], bool] = _hello
+    options: Sequence[str] = ()
+    """Of ``run --capture=namespaces``: what the client is told nothing about, but its user must ask for."""
 
 
 def _python(script: str, *modules: str) -> Client:
@@ -169,6 +171,15 @@ def _cargo(case: Case) -> Sequence[str]:
     ]  # fmt: skip
 
 
+def _nss(case: Case) -> Sequence[str]:
+    # It verifies by the database of the program that it stands for, and must be told which that is.
+    require("certutil")
+    name, _, port = case.host.partition(":")
+    ask = case.script("request", f"GET / HTTP/1.1\r\nHost: {case.host}\r\nConnection: close\r\n\r\n")
+    client = f"{require('tstclnt')} -h {name} -p {port} -A {ask} -V tls1.2:tls1.3"
+    return ["sh", "-c", f'exec {client} -d "sql:$HOME/.pki/nssdb"']
+
+
 CLIENTS = {
     "curl": Client(lambda case: [require("curl"), "-sS", "--fail", "--max-time", "30", case.url]),
     "wget": Client(lambda case: [require("wget"), "-nv", "-O", "-", "--tries=1", "--timeout=30", case.url]),
@@ -194,5 +205,6 @@ CLIENTS = {
     "java": Client(lambda case: [require("java"), "-XX:TieredStopAtLevel=1", "-cp", case.tools.java(), "Fetch", case.url]),
     "ruby": Client(lambda case: [require("ruby"), "-rnet/http", "-e", "print Net::HTTP.get(URI(ARGV[0]))", case.url]),
     "perl": Client(lambda case: [require("perl"), "-MLWP::UserAgent", "-e", _LWP, case.url]),
+    "nss": Client(_nss, options=["--nss"]),
     "php": Client(lambda case: [require("php"), "-r", _PHP, case.url]),
 }

@@ -64,6 +64,7 @@ ROWS = {
     "java": Row("Java `java.net.http`", "`env`: `-Dhttps.proxyHost=… -Djavax.net.ssl.trustStore=…`", env=NOWHERE),
     "ruby": Row("Ruby `Net::HTTP`"),
     "perl": Row("Perl LWP", "`env`: with `env_proxy`, which `lwp-request` sets"),
+    "nss": Row("NSS (`tstclnt`), as in Chromium", "with `run --nss`, which takes `certutil`", env=NOWHERE),
     "php": Row("PHP streams", "`env`: a stream context's `proxy` only", env=NOWHERE),
     "grpc": Row(
         "gRPC (C core: Python, Ruby, C++)",

@@ -27,6 +27,9 @@ from sbxproxy.cli.options import configure, operator_options, policy_options
 )
 @click.option("--user", metavar="NAME|UID[:GID]", help="Run the command as this user; for root.")
 @click.option("--mask", multiple=True, metavar="PATH", help="Hide this file or directory from the command too.")
+@click.option(
+    "--nss", is_flag=True, help="Put a certificate database over ~/.pki/nssdb, for Chromium and its kin; takes NSS's certutil."
+)
 @click.option("--name", default="run", show_default=True, help="The sandbox's name, in events and in its CA certificate.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -36,6 +39,7 @@ def run(
     capture: str,
     user: str | None,
     mask: tuple[str, ...],
+    nss: bool,
     name: str,
     command: tuple[str, ...],
     **_options: object,
@@ -50,8 +54,8 @@ def run(
     configuration = configure(ctx)
     environment = {key: value for key, value in os.environ.items() if key not in configuration.hidden}
     if capture == "env":
-        if user is not None or mask:
-            raise click.UsageError("--user and --mask need --capture=namespaces")
+        if user is not None or mask or nss:
+            raise click.UsageError("--user, --mask and --nss need --capture=namespaces")
         from sbxproxy.cli.persuade import persuade
 
         code = persuade(configuration, name, command, environment)
@@ -65,6 +69,7 @@ def run(
             environment,
             user=None if user is None else _user(user),
             masks=[Path(path).absolute() for path in mask],
+            nss=nss,
         )
     sys.exit(code)
 
