@@ -230,6 +230,32 @@ async def test_groups_of_the_user_that_root_chose(here, uid, groups):
         assert file.read().split() == [str(uid), *groups, "0"]
 
 
+def test_in_a_user_namespace_made_before(mode):
+    """A container's root may not choose groups, and has but some users."""
+    argv = ["unshare", "--map-root-user", *as_user(mode)[-1:], "-m", "support.captured"]
+    seen = confine(mode, ["sh", "-c", "id -u; cat /proc/self/uid_map"], start=argv)
+    assert (seen.code, seen.output.split()) == (0, ["0", "0", "0", "1"])
+
+
+def test_only_root_keeps_rights_over_files(monkeypatch):
+    with pytest.raises(ConfigurationError, match="only root"):
+        plan("true", over_files=True, user=User(uid=1, gid=1))
+    monkeypatch.setattr("os.geteuid", lambda: 1)
+    with pytest.raises(ConfigurationError, match="only root"):
+        plan("true", over_files=True)
+
+
+async def test_rights_over_files_are_not_kept_where_they_would_be_more(here, monkeypatch, tmp_path):
+    """In a user namespace that the sandbox's own ones belong to they could be rights over those."""
+    takes_root()
+    executable = tmp_path / "python"
+    executable.write_text(f'#!/bin/sh\nexec unshare -Ur setpriv --bounding-set=-setgid {sys.executable} "$@"\n')
+    executable.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(executable))
+    with pytest.raises(CaptureUnavailable, match="rights over files"):
+        await launch(plan("true", over_files=True))
+
+
 def test_there_must_be_a_command():
     with pytest.raises(ConfigurationError, match="no command"):
         plan()

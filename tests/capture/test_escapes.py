@@ -80,6 +80,12 @@ ROOT = {
     # What it takes to make user namespaces of its own, and where it counts for root's own files only.
     "capabilities": {",".join(["0" * 16, *["0000000080000000"] * 3, "0" * 16, "1"])},
 }
+OVER_FILES = {
+    "capabilities": {",".join(["0" * 16, *["00000000800000fb"] * 3, "0" * 16, "1"])},
+    "file_capabilities_for_others": {"set"},
+    "another_user": {"changed"},
+    "give_away": {"given"},
+}
 IN_A_SANDBOX_OF_ROOT = {
     # The kernel mounts no other /proc than that of the outer sandbox, which shows who else is in there, the inner proxy among them.
     "proxy_environment": REFUSED,
@@ -88,14 +94,18 @@ IN_A_SANDBOX_OF_ROOT = {
 
 
 @pytest.fixture(
-    params=[(mode, depth) for mode in USER_MODES for depth in (1, 2)], ids=lambda kind: f"{kind[0]}-{kind[1]}", scope="module"
+    params=[(mode, depth) for mode in (*USER_MODES, "root over files") for depth in (1, 2)],
+    ids=lambda kind: f"{kind[0]}-{kind[1]}",
+    scope="module",
 )
 def run(request):
     """All attempts in one sandbox of each kind, and in one in a sandbox; what they met, and what they should."""
     mode, depth = request.param
     expected = dict(EXPECTED)
-    if mode == "root":
+    if mode in {"root", "root over files"}:
         expected |= ROOT
+    if mode == "root over files" and depth == 1:
+        expected |= OVER_FILES
     if mode.startswith("root") and depth > 1:
         expected |= IN_A_SANDBOX_OF_ROOT
     if mode == "root" and depth > 1:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def as_user(mode: str) -> list[str]:
     """
     if mode == "root --user":
         return [*as_user("root")[:-1], as_user("unprivileged")[-1]]
-    if mode == "root":
+    if mode in {"root", "root over files"}:
         takes_root()
         return [sys.executable]
     if os.geteuid() != 0:
@@ -84,8 +85,13 @@ class Seen:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def confine(mode: str, argv: list[str], *, depth: int = 1, **options: Any) -> Seen:
-    """Run *argv* confined in *mode*, in as many sandboxes as *depth* says; ``options`` are the innermost driver's."""
+def confine(mode: str, argv: list[str], *, depth: int = 1, start: Sequence[str] = (), **options: Any) -> Seen:
+    """Run *argv* confined in *mode*, in as many sandboxes as *depth* says; ``options`` are the innermost driver's.
+
+    *start* is a command line that starts the driver, instead of Python itself.
+    """
+    if mode == "root over files" and depth == 1:
+        options["over_files"] = True
     if mode == "root --user" and depth == 1:
         options["user"] = NOBODY
     if depth > 1:
@@ -97,7 +103,7 @@ def confine(mode: str, argv: list[str], *, depth: int = 1, **options: Any) -> Se
         os.chmod(directory, 0o777)
         orders = json.dumps({"argv": argv, "scratch": directory, **options})
         done = subprocess.run(
-            [*as_user(mode), "-m", "support.captured"],
+            [*as_user(mode)[:-1], *(start or [*as_user(mode)[-1:], "-m", "support.captured"])],
             cwd=directory, env=environment(), capture_output=True, text=True, timeout=100, input=orders,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -198,6 +204,7 @@ async def _drive(orders: dict[str, Any]) -> dict[str, Any]:
     plan = Plan(
         argv=orders["argv"], environment=environ, directory=directory, stdout=write, stdin=os.open(os.devnull, os.O_RDONLY),
         masks=[masked, scratch / "single", scratch / "absent"], keep=[masked / "kept"], binds={scratch / "theirs": scratch / "ours"},
+        over_files=orders.get("over_files", False),
         user=User(uid=orders["user"], gid=orders["user"], groups=[orders["user"] - 1]) if "user" in orders else None,
     )  # fmt: skip
     try:

@@ -37,6 +37,9 @@ class Plan:
         environment: all of its variables.
         directory: where it starts; the current directory by default.
         user: whom it runs as, if not as we do.
+        over_files: for a command that stays root: let it keep root's rights over files and users (CAP_CHOWN, CAP_DAC_OVERRIDE,
+            CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETFCAP, CAP_SETGID, CAP_SETUID), which package managers need. It can then read and
+            change every file that it sees, whoever owns it, but nothing of its confinement.
         masks: places in the file system to hide; see ``sbxproxy.capture.masks``. One that doesn't exist is passed over.
         keep: places in masked directories that stay as they are.
         binds: files to show instead of others, by the path at which they are to be seen; read-only.
@@ -50,6 +53,7 @@ class Plan:
     environment: Mapping[str, str] = field(repr=False)
     directory: Path | None = None
     user: User | None = None
+    over_files: bool = False
     masks: Sequence[Path] = ()
     keep: Sequence[Path] = ()
     binds: Mapping[Path, Path] = field(default_factory=dict)
@@ -62,12 +66,14 @@ class Plan:
         """Refuse what can't be carried out.
 
         Raises:
-            ConfigurationError: there is no command, or the user isn't ours to choose.
+            ConfigurationError: there is no command, or the user, or its rights, aren't ours to choose.
         """
         if not self.argv:
             raise ConfigurationError("there is no command to run")
         if self.user is not None and os.geteuid() != 0 and self.user.uid != os.geteuid():
             raise ConfigurationError("only root can run a command as another user")
+        if self.over_files and (os.geteuid() != 0 or (self.user is not None and self.user.uid != 0)):
+            raise ConfigurationError("only root has rights over files that it could keep")
 
 
 def begin(plan: Plan) -> Started:
@@ -86,6 +92,7 @@ def begin(plan: Plan) -> Started:
         "environment": {_plain(name): _plain(value) for name, value in plan.environment.items()},
         "directory": os.fspath(plan.directory or Path.cwd()),
         "user": None if user is None or os.geteuid() != 0 else [user.uid, user.gid, list(user.groups)],
+        "over_files": plan.over_files,
         "masks": [os.fspath(path) for path in plan.masks],
         "keep": [os.fspath(path) for path in plan.keep],
         "binds": [[os.fspath(source), os.fspath(target)] for target, source in plan.binds.items()],

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["main"]
 
 import _signal as signal  # type: ignore[import-not-found]
+import errno
 import marshal
 import os
 import select
@@ -19,7 +20,7 @@ from sbxproxy.capture.inside.init import KILLED, Command, exit_code, run_command
 from sbxproxy.capture.inside.mounts import arrange, fresh_proc, protect_kernel
 from sbxproxy.capture.inside.namespaces import enter_network, forbid_cgroup_namespaces, leave_host
 from sbxproxy.capture.inside.network import capture_gateway, capture_here
-from sbxproxy.capture.inside.privileges import Account, OwnNamespace, give_up
+from sbxproxy.capture.inside.privileges import NESTING, OVER_FILES, Account, OwnNamespace, give_up
 from sbxproxy.capture.inside.seccomp import machine_filter
 from sbxproxy.capture.inside.steps import StepError, passing_over, step
 from sbxproxy.capture.inside.syscalls import die_with_parent, forbid_new_privileges
@@ -77,7 +78,7 @@ def _confine(control: Control, orders: Orders) -> int:
         signal.signal(number, signal.SIG_IGN)
     has_user_namespace = leave_host()
     user = None if orders["user"] is None else Account(*orders["user"])
-    own = None if has_user_namespace else OwnNamespace.if_possible(user)
+    own = None if has_user_namespace else OwnNamespace.if_possible(user, over_files=orders["over_files"])
     with step("fork"):
         child = os.fork()
     if child == 0:
@@ -127,14 +128,19 @@ def _be_first(
             sysctls = os.open("/proc/sys", os.O_PATH | os.O_CLOEXEC)  # before it is read-only
         protect_kernel(is_root=is_root)
         sockets = capture_here()
+        keep = NESTING
         if own is not None and own.enter():
             has_user_namespace = True
+            if orders["over_files"]:
+                keep = OVER_FILES
             if user is not None and user.uid == 0:
                 user = None  # already
         if has_user_namespace:
             forbid_cgroup_namespaces(sysctls)
         os.close(sysctls)
-        give_up(user, may_nest=has_user_namespace)
+        if orders["over_files"] and keep != OVER_FILES:
+            raise StepError("privileges", "rights over files take a user namespace made by root", errno.EPERM)
+        give_up(user, keep if has_user_namespace else 0)
         with step("working directory"):
             os.chdir(orders["directory"])  # again by its path: the one we have may be under a mask
         with step("no new privileges"):

@@ -6,6 +6,11 @@ Each raises ``OSError`` with the name of what it was about as its ``filename``.
 from __future__ import annotations
 
 __all__ = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
     "CAP_NET_ADMIN",
     "CAP_SETFCAP",
     "CAP_SETGID",
@@ -37,6 +42,11 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
+CAP_CHOWN = 0
+CAP_DAC_OVERRIDE = 1
+CAP_FOWNER = 3
+CAP_FSETID = 4
+CAP_KILL = 5
 CAP_SETGID = 6
 CAP_SETUID = 7
 CAP_NET_ADMIN = 12
