@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["Row", "main", "measure"]
 
 import argparse
+import json
 import socket
 import statistics
 import sys
@@ -15,23 +16,42 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import IPv4Address
+from itertools import count
+from pathlib import Path
 
 import trio
 
 from benchmarks.policy import document
 from benchmarks.rig import HELLO, HELLO_NAME
 from sbxproxy.address import parse_address
-from sbxproxy.hostname import canonical_hostname
+from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.net import dial, relay
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.sockets import close_now
 from sbxproxy.policy import Boundary, Facts, Policy, Wire, judge
+from sbxproxy.tls.authority import Authority
 from sbxproxy.wire.http1 import cut_request_head, parse_request_head
 from sbxproxy.wire.sniff import sniff
 
 _HOME = IPv4Address("127.0.0.1")
 _HEAD = f"CONNECT {HELLO_NAME}:443 HTTP/1.1\r\nHost: {HELLO_NAME}:443\r\n\r\n".encode()
+
+_REQUEST = (
+    b"POST /v1/chat?n=1 HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: program/1.0\r\nAccept: application/json\r\n"
+    b"Accept-Encoding: gzip, br\r\nContent-Type: application/json\r\nContent-Length: 512\r\nAuthorization: Bearer none\r\n"
+    b"Connection: keep-alive\r\n\r\n"
+)
+_POSTGRES = bytes.fromhex("0000000804d2162f")
+"""SSLRequest."""
+
+_API = "api.example.com"
+_MATCH = {
+    "method": ["POST"],
+    "path": {"startsWith": "/v1/"},
+    "headers": [{"key": {"exact": "content-type"}, "value": {"regex": "json"}}],
+}
 
 Part = Callable[[int], Awaitable[None]]
 """Does the operation that many times."""
@@ -81,8 +101,14 @@ async def _parts() -> AsyncIterator[dict[str, Part]]:
             await nursery.start(engine.run)
             yield {
                 "look into a hello": _each(lambda: sniff(HELLO)),
-                "cut and parse a CONNECT head": _each(_head),
+                "look into a request": _each(lambda: sniff(_REQUEST)),
+                "look into a PostgreSQL start": _each(lambda: sniff(_POSTGRES)),
+                "cut and parse a CONNECT head": _each(lambda: _parse(_HEAD)),
+                "cut and parse a request head of 8 fields": _each(lambda: _parse(_REQUEST)),
                 "judge by 1,000 domains": _each(_judge()),
+                "fit a rule's path, method and header": _each(_fit()),
+                "mint a leaf and its context": _each(_mint()),
+                "take a leaf that is kept": _each(_keep()),
                 "dial": _dialling(server, ours=True),
                 "dial by Trio": _dialling(server, ours=False),
                 "open and close a pair": _closing(ours=True),
@@ -104,10 +130,39 @@ def _each(call: Callable[[], object]) -> Part:
     return part
 
 
-def _head() -> None:
-    end = cut_request_head(_HEAD, limit=65536)
+def _parse(head: bytes) -> None:
+    end = cut_request_head(head, limit=65536)
     assert isinstance(end, int)
-    parse_request_head(_HEAD[:end], max_fields=100, max_target=8192)
+    parse_request_head(head[:end], max_fields=100, max_target=8192)
+
+
+def _fit() -> Callable[[], object]:
+    policy = Policy.from_json(json.dumps({"allow": {_API: [{"match": _MATCH, "response": {"statusCode": 403}}]}}))
+    headers = [(b"accept", b"*/*"), (b"content-type", b"application/json")]
+    found = policy.match_domain(_name(_API))
+    assert found is not None
+    assert found.rules is not None
+    rules = found.rules
+    assert rules.select(method="POST", target="/v1/chat?n=1", headers=headers) is not None
+    return lambda: rules.select(method="POST", target="/v1/chat?n=1", headers=headers)
+
+
+def _mint() -> Callable[[], object]:
+    authority = Authority(leaves=64)
+    names = (_name(f"n{index}.example.com") for index in count())
+    return lambda: authority.server_context(next(names))
+
+
+def _keep() -> Callable[[], object]:
+    authority = Authority()
+    return lambda: authority.server_context(_name(_API))
+
+
+@cache
+def _name(text: str) -> Hostname:
+    name = canonical_hostname(text)
+    assert name is not None
+    return name
 
 
 def _judge() -> Callable[[], object]:
@@ -191,6 +246,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks micro", description="Measure the parts of a connection.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, in microseconds")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be positive")
@@ -198,6 +254,9 @@ def main(arguments: list[str]) -> int:
     print("| part | median, µs | least | most |\n|---|--:|--:|--:|")
     for row in rows:
         print(f"| {row.part} | {statistics.median(row.samples):,.1f} | {min(row.samples):,.1f} | {max(row.samples):,.1f} |")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({row.part: row.samples for row in rows}, indent=1) + "\n")
     return 0
 
 
