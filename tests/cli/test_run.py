@@ -10,7 +10,9 @@ import time
 import pytest
 
 from support.program import PROGRAM, one_sentence, sbxproxy, start, write
-from support.programs import require
+from support.programs import require, takes_root
+
+NOT_ROOT = ["--user=65534"] if os.geteuid() == 0 else []
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
@@ -94,6 +96,30 @@ def test_a_mistake_is_one_clear_sentence_and_nothing_runs(options, said, tmp_pat
     text = one_sentence(sbxproxy("run", *options, "--", "touch", mark))
     assert said in text
     assert "plain-text-secret" not in text
+    assert not mark.exists()
+
+
+PACKAGE = """
+set -e
+apt-get -q -o Debug::NoLocking=1 -o Dir::State::Lists="$PWD" -o Dir::Cache="$PWD" -o Dir::Etc::SourceList=/dev/null \\
+  -o Dir::Etc::SourceParts=/dev/null update
+touch mine; chown 1:2 mine; stat -c %u:%g mine
+"""
+
+
+@pytest.mark.parametrize(("options", "works"), [([], False), (["--root-files"], True)], ids=["without", "with"])
+def test_package_managers_get_root_s_rights_over_files_only_if_asked(options, works, tmp_path):
+    """apt becomes a user of its own, and packages have files of others."""
+    takes_root()
+    require("apt-get")
+    done = sbxproxy("run", "--deny-all", *options, "--", "sh", "-c", PACKAGE, cwd=tmp_path)
+    assert (done.returncode == 0, "1:2" in done.stdout) == (works, works), done.stderr
+
+
+def test_who_is_not_root_has_no_rights_to_keep(tmp_path):
+    mark = tmp_path / "ran"
+    text = one_sentence(sbxproxy("run", "--deny-all", "--root-files", *NOT_ROOT, "--", "touch", mark))
+    assert "only root" in text
     assert not mark.exists()
 
 

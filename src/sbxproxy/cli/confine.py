@@ -42,6 +42,7 @@ def confine(
     *,
     user: User | None,
     masks: Sequence[Path],
+    over_files: bool = False,
     nss: bool = False,
 ) -> int:
     """Run *command*, and be its only way out; returns its exit code.
@@ -53,6 +54,7 @@ def confine(
         environment: the variables that it would have without us.
         user: whom it runs as, if not as we do.
         masks: what else is hidden from it.
+        over_files: whether it keeps root's rights over files.
         nss: whether it sees a certificate database of NSS in its home directory.
 
     Raises:
@@ -68,6 +70,7 @@ def confine(
                 argv=command,
                 environment=changed(environment, {**dict.fromkeys(UNSET), **variables}),
                 user=user,
+                over_files=over_files,
                 masks=[*default_masks(environment), *masks, control],
                 keep=KEPT,
                 binds=mounts,

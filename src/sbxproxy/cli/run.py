@@ -26,6 +26,9 @@ from sbxproxy.cli.options import configure, operator_options, policy_options
     help="How the command is kept to the proxy: namespaces leaves it no other way out; env sets proxy variables and hopes.",
 )
 @click.option("--user", metavar="NAME|UID[:GID]", help="Run the command as this user; for root.")
+@click.option(
+    "--root-files", is_flag=True, help="Let the command keep root's rights over files and users, as apt needs them; for root."
+)
 @click.option("--mask", multiple=True, metavar="PATH", help="Hide this file or directory from the command too.")
 @click.option(
     "--nss", is_flag=True, help="Put a certificate database over ~/.pki/nssdb, for Chromium and its kin; takes NSS's certutil."
@@ -38,6 +41,7 @@ def run(
     /,
     capture: str,
     user: str | None,
+    root_files: bool,
     mask: tuple[str, ...],
     nss: bool,
     name: str,
@@ -54,8 +58,8 @@ def run(
     configuration = configure(ctx)
     environment = {key: value for key, value in os.environ.items() if key not in configuration.hidden}
     if capture == "env":
-        if user is not None or mask or nss:
-            raise click.UsageError("--user, --mask and --nss need --capture=namespaces")
+        if user is not None or root_files or mask or nss:
+            raise click.UsageError("--user, --root-files, --mask and --nss need --capture=namespaces")
         from sbxproxy.cli.persuade import persuade
 
         code = persuade(configuration, name, command, environment)
@@ -68,6 +72,7 @@ def run(
             command,
             environment,
             user=None if user is None else _user(user),
+            over_files=root_files,
             masks=[Path(path).absolute() for path in mask],
             nss=nss,
         )
