@@ -21,7 +21,7 @@ section 2.3.4)."""
 
 # Underscores are no host-name letters in RFC 952, but names with them resolve and verify (`_` in DNS-01, in
 # S3 buckets).
-_NAME = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*+")
+_NAME = re.compile(rb"[a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*")
 
 # The "ends in a number" test of the WHATWG URL standard, section 3.5: such a host can only be an IPv4 address
 # or an error.

@@ -6,7 +6,7 @@ the next hop remove the credential that was put in (CVE-2022-31813, CVE-2021-331
 
 from __future__ import annotations
 
-__all__ = ["end_to_end", "list_of", "outgoing", "wants_websocket"]
+__all__ = ["Fields", "end_to_end", "lines", "list_of", "outgoing", "wants_websocket"]
 
 import re
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ _NOT_FOR_CLIENTS = _NOT_OURS_TO_PASS | {b"alt-svc"}
 """``Alt-Svc`` would send the client to another way out (RFC 7838), of which the policy knows nothing."""
 
 # All names, or all values, each with a line feed behind it: one search costs as much as looking at two of them one by one.
-_NAMES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++\n)*+")
-_VALUES = re.compile(rb"(?:(?![ \t])[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\n)*+")
+_NAMES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++\n)*")
+_VALUES = re.compile(rb"(?:(?![ \t])[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\n)*")
 
 
 def list_of(fields: Fields, name: bytes) -> list[bytes]:
@@ -92,6 +92,11 @@ def _are_lines(pattern: re.Pattern[bytes], parts: list[bytes]) -> bool:
     parts.append(b"")
     text = b"\n".join(parts)
     return text.count(b"\n") == len(parts) - 1 and pattern.fullmatch(text) is not None
+
+
+def lines(fields: Fields) -> bytes:
+    """Write fields of checked parts."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def wants_websocket(fields: Fields) -> bool:

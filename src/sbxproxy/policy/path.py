@@ -34,8 +34,8 @@ def _triplets(characters: str) -> str:
 # Hexadecimal digits in upper case only: %c3 and %C3 are the same octet, and would be two different texts to a
 # rule.
 _PATH = re.compile(
-    rf"(?:/(?:[{_UNRESERVED}{re.escape(_EITHER_WAY)}-]"
-    rf"|%(?:{_triplets(_EITHER_WAY)}|{_triplets(_ENCODED_ONLY)}|[89A-F][0-9A-F]))++)*+/?"
+    rf"(?:/(?:[{_UNRESERVED}{re.escape(_EITHER_WAY)}-]++"
+    rf"|%(?:{_triplets(_EITHER_WAY)}|{_triplets(_ENCODED_ONLY)}|[89A-F][0-9A-F]))+)*/?"
 )
 _DOT_SEGMENT = re.compile(r"/\.\.?(?:/|\Z)")
 _DECODED_TO_MATCH = re.compile(f"%(?:{_triplets(_EITHER_WAY)})")

@@ -14,7 +14,7 @@ import re
 from sbxproxy.wire.http1 import RequestHead, ResponseHead, TargetForm
 
 # Possessive, so that what does not fit fails in one pass. No value ends in white space, so none has to be cut.
-_FIELDS = rb"((?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\r\n){1,100}+)\r\n"
+_FIELDS = rb"((?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\r\n){1,100})\r\n"
 _REQUEST = re.compile(rb"([A-Z][A-Z0-9-]{0,31}+) (/[!\"$-~]*+) HTTP/1\.1\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
 _FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")  # cuts what _FIELDS has checked
