@@ -25,6 +25,9 @@ bench: .venv/.dev             ## sbxproxy beside other proxies in one run; half 
 bench-micro: .venv/.dev       ## the parts of a connection, one by one; five seconds
 	$(BIN)/python -m benchmarks micro
 
+leftovers: .venv/.dev         ## run some 1,600 sandboxes, one after another and at once, and say what they leave behind; takes minutes
+	@PYTHONPATH=tests $(BIN)/python -m support.leftovers --everything
+
 schema: .venv/.dev            ## write docs/policy.schema.json again
 	$(BIN)/sbxproxy schema > docs/policy.schema.json
 
