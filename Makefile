@@ -1,5 +1,5 @@
 # Each target sets up everything it needs: an own virtual environment in .venv, packages from PyPI, Debian packages when run as root.
-.PHONY: demo test lint types check bench bench-micro setup clean schema constraints
+.PHONY: demo test lint types check bench leftovers bench-micro setup clean schema constraints
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin

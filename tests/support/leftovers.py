@@ -1,6 +1,6 @@
 """Run many sandboxes, one after another and at once, and count what they leave behind: nothing, it should be.
 
-    python -m support.leftovers [--runs 200] [--at-once 20] [--how library|program]
+    python -m support.leftovers [--runs 200] [--at-once 20] [--how library|program | --everything]
 
 By the library all are made by one process that lives on, as an embedder's does; by the program each is a ``sbxproxy run``. Temporary
 and runtime directories are this run's own, so that what others do on the machine isn't counted.
@@ -253,7 +253,12 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--how", choices=["library", "program"], default="library")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--everything", action="store_true", help="both ways, one after another and at once, as this user and as another"
+    )
     options = parser.parse_args()
+    if options.everything:
+        sys.exit(_everything(options.runs, max(options.at_once, 20)))
 
     def show(done: int) -> None:
         if sys.stderr.isatty():
@@ -273,6 +278,18 @@ def main() -> None:
         f"left: {report.left or 'nothing'}"
     )
     sys.exit(1 if report.left else 0)
+
+
+def _everything(runs: int, at_once: int) -> int:
+    """Run this program for each; an exit code."""
+    from support.captured import as_user, environment
+
+    failed = 0
+    for mode in ("root", "unprivileged") if os.geteuid() == 0 else ("unprivileged",):
+        for how, together in (("library", 1), ("library", at_once), ("program", 1), ("program", at_once)):
+            argv = [*as_user(mode), "-m", "support.leftovers", f"--runs={runs}", f"--at-once={together}", f"--how={how}"]
+            failed += subprocess.run(argv, env=environment(), cwd="/").returncode != 0
+    return min(failed, 1)
 
 
 if __name__ == "__main__":
