@@ -20,7 +20,7 @@ types: .venv/.dev
 
 bench: .venv/.dev             ## sbxproxy beside other proxies in one run; half an hour (BENCH=--quick: two minutes)
 	$(BIN)/python -m benchmarks setup
-	$(BIN)/python -m benchmarks run $(BENCH)
+	$(BIN)/python -m benchmarks all $(BENCH)
 
 bench-micro: .venv/.dev       ## the parts of a connection, one by one; five seconds
 	$(BIN)/python -m benchmarks micro

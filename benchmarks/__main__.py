@@ -1,11 +1,14 @@
-"""``python -m benchmarks [run|setup|document|micro|policy|postgres] …``; without a word, ``run``."""
+"""``python -m benchmarks [run|all|setup|document|micro|policy|postgres] …``; without a word, ``run``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +32,7 @@ PASSING = BUILD / "results"
 
 _INTERRUPTED = 130
 _PROFILED = 32
+_STARTUP = "startup"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,6 +46,12 @@ def main(arguments: Sequence[str]) -> int:
     }
     if arguments and arguments[0] in others:
         return others[arguments[0]](list(arguments[1:]))
+    if _STARTUP in arguments[:1]:
+        return _optional(_STARTUP, arguments[1:])
+    if arguments and arguments[0] == "all":
+        quick = ["--quick"] if "--quick" in arguments else []
+        rest = (partial(postgres.main, quick), partial(_optional, _STARTUP, quick))
+        return main(["run", *arguments[1:]]) or max(one() for one in rest)
     if arguments and arguments[0] == "run":
         arguments = arguments[1:]
     options = _options(arguments)
@@ -64,6 +74,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.out is not None:
         _write(figures, options, console)
     return 0
+
+
+def _optional(name: str, arguments: Sequence[str]) -> int:
+    """Run a benchmark that not every version has; without it there is nothing to do."""
+    if importlib.util.find_spec(f"benchmarks.{name}") is None:
+        return 0
+    code: int = importlib.import_module(f"benchmarks.{name}").main(list(arguments))
+    return code
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
