@@ -45,6 +45,7 @@ async def connect(
     transport = Recorder(ours)
     server = TlsStream(theirs, context, server_side=True, require_close_notify=False)
     ends: list[TlsStream] = []
+    failed: BaseException | None = None
 
     async def serve() -> None:
         try:
@@ -57,6 +58,7 @@ async def connect(
             nursery.start_soon(serve)
             ends.append(await upstream_tls.connect(transport, name))
     except* UpstreamTlsError as group:
+        failed = group.exceptions[0]
         assert transport.closes, "whoever fails closes"
         got = b""
         try:
@@ -64,7 +66,8 @@ async def connect(
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         assert got == b"", "no application byte went out"
-        raise group.exceptions[0] from None
+    if failed is not None:  # older Python wraps what is raised in ``except*`` once more
+        raise failed
     return ends[0], server, transport
 
 

@@ -68,12 +68,15 @@ async def _many(source: SecretSource, name: str, label: str, patience: float) ->
     async def ask() -> None:
         answers.append(await _value(source, name, label, patience))
 
+    failed: BaseExceptionGroup[AssertionError] | None = None
     try:
         async with trio.open_nursery() as nursery:
             for _ in range(_AT_ONCE):
                 nursery.start_soon(ask)
     except* AssertionError as group:
-        raise AssertionError(f"{label} fails when asked by {_AT_ONCE} at once: {group.exceptions[0]}") from group
+        failed = group
+    if failed is not None:  # older Python wraps what is raised in ``except*`` once more
+        raise AssertionError(f"{label} fails when asked by {_AT_ONCE} at once: {failed.exceptions[0]}") from failed
 
 
 async def _cancelled(source: SecretSource, name: str) -> None:

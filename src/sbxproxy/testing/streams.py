@@ -135,6 +135,7 @@ async def _check_words(handshake: Callable[[Stream], Awaitable[Stream]], peer: P
         with suppress(trio.BrokenResourceError):
             await stream.aclose()
 
+    failure: BaseException | None = None  # raised below: older Python wraps what is raised in ``except*`` once more
     with of_part(f"terminator.{label}", patience):
         try:
             async with trio.open_nursery() as nursery:
@@ -148,9 +149,13 @@ async def _check_words(handshake: Callable[[Stream], Awaitable[Stream]], peer: P
                 with suppress(trio.BrokenResourceError):
                     await stream.aclose()
         except* AssertionError as group:
-            raise _first(group) from None
-        except* Exception as group:
-            raise AssertionError(f"terminator.{label} and a real peer failed with {type(_first(group)).__name__}") from group
+            failure = _first(group)
+        except* Exception as group:  # noqa: BLE001
+            if failure is None:
+                failure = AssertionError(f"terminator.{label} and a real peer failed with {type(_first(group)).__name__}")
+                failure.__cause__ = group
+        if failure is not None:
+            raise failure
 
 
 async def check_handler(
@@ -206,6 +211,7 @@ async def _converse(handler: Handler, flow: Flow, talk: Talk, label: str, patien
     client, far_client = trio.testing.memory_stream_pair()
     upstream, far_upstream = trio.testing.memory_stream_pair()
     failure: Exception | None = None
+    broken: BaseExceptionGroup[Exception] | None = None
 
     async def run() -> None:
         nonlocal failure
@@ -224,8 +230,10 @@ async def _converse(handler: Handler, flow: Flow, talk: Talk, label: str, patien
                 await talk(far_client, far_upstream)
                 await trio.aclose_forcefully(far_client)
                 await trio.aclose_forcefully(far_upstream)
-        except* Exception as group:
-            raise AssertionError(f"the conversation with the {label} failed: {type(_first(group)).__name__}") from group
+        except* Exception as group:  # noqa: BLE001
+            broken = group
+        if broken is not None:  # older Python wraps what is raised in ``except*`` once more
+            raise AssertionError(f"the conversation with the {label} failed: {type(_first(broken)).__name__}") from broken
     if failure is not None and not may_raise:
         raise AssertionError(f"{label} raised {type(failure).__name__}") from failure
 
