@@ -40,6 +40,11 @@ class LengthBody:
         self._incoming = incoming
         self._left = length
 
+    @property
+    def is_at_hand(self) -> bool:
+        """All of it has come."""
+        return self._left <= len(self._incoming.data)
+
     def ready(self) -> bytes:
         """Return what can be had without receiving."""
         if self.complete or not self._incoming.data:

@@ -22,13 +22,16 @@ import trio
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
 from sbxproxy.http.asked import asks_for_websocket, expects_continue, loggable_path
 from sbxproxy.http.body import Body, LengthBody
-from sbxproxy.http.fields import end_to_end, outgoing
-from sbxproxy.http.forwarding import Forwarding, Job, Tally
-from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask
-from sbxproxy.http.incoming import RECEIVE, ClientGone, Patience
+from sbxproxy.http.fields import Fields, end_to_end, outgoing
+from sbxproxy.http.forwarding import Forwarding
+from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask, ask_now
+from sbxproxy.http.incoming import RECEIVE, ClientGone
+from sbxproxy.http.job import Job, Tally
 from sbxproxy.http.message import Headers, Request, Response
+from sbxproxy.http.patience import Patience
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.reply import reply_to
+from sbxproxy.http.shortcut import Resumed, Shortcut
 from sbxproxy.http.sides import ClientSide
 from sbxproxy.http.target import check_target, is_elsewhere
 from sbxproxy.net.peek import peekable
@@ -66,12 +69,18 @@ class Relay(Protocol):
 
 
 class Exchange:
-    """One request. ``run`` it once."""
+    """The requests of one client connection, one ``run`` each, one after another; ``close`` it at the end.
+
+    Attributes:
+        under_way: a request is being served.
+        served: at least one was.
+    """
 
     def __init__(
         self,
         client: ClientSide,
         handler: RequestHandler,
+        patience: Patience,
         *,
         origin: Origin,
         proxying: bool,
@@ -80,47 +89,68 @@ class Exchange:
         relay: Relay,
     ) -> None:
         """Prepare; no I/O."""
+        self.under_way = False
+        self.served = False
         self._client = client
         self._handler = handler
+        self._patience = patience
         self._origin = origin
         self._proxying = proxying
-        self._pool = pool
         self._limits = limits
         self._relay = relay
+        self._pool = pool
+        self._shortcut = None if pool is None else Shortcut(client, handler, pool, limits)
+        self._started = 0.0
         self._tally = Tally()
         self._head: RequestHead | None = None
         self._body: Body | LengthBody | None = None
         self._forwarding: Forwarding | None = None
         self._reason = "cut"
+        # What a request with the same fields as the one before has as well.
+        self._fields: Fields = ()
+        self._headers = Headers()
 
     async def run(self, raw: RequestHead | bytes | ClientProtocolError) -> Ended | None:
         """Serve the request with the head *raw*, or answer that there is none; ``None`` if the next may follow.
 
-        A plain head was read already, any other is as it was sent.
+        A plain head was read already, any other is as it was sent. If this is cancelled, ``time_out`` or ``close`` comes next.
         """
-        started = trio.current_time()
-        client = self._client
+        client, patience = self._client, self._patience
+        self.under_way = True
+        self._head = self._body = None
+        self._tally.reset()
+        self._reason = "cut"
         client.expect_message()
-        elsewhere = False
-        try:
-            patience = client.incoming.patience = Patience(self._limits.request_idle, started)
-            with patience.scope:
-                ended = await self._serve(raw)
-            client.incoming.patience = None
-            if patience.scope.cancelled_caught:
-                ended = await self._time_out()
-            elsewhere = ended is not None and ended.reason == "elsewhere"
-            if self._forwarding is not None and self._forwarding.switched:
+        patience.begin(self._limits.request_idle)
+        client.incoming.patience = patience
+        self._started = patience.now()
+        ended = await self._serve(raw)
+        if ended is not None and ended.reason == "elsewhere":
+            self.under_way = False
+            return ended
+        if self._forwarding is not None:
+            if self._forwarding.switched:
+                patience.rest()
                 self._reason = "cut"  # until it ends by itself
                 ended = await self._tunnel(self._forwarding)
                 self._reason = "ok"
-            return ended
-        finally:
-            client.incoming.patience = None
+            await self.close()
+        else:
+            self._record()
+        return ended
+
+    async def close(self) -> None:
+        """End what is under way, if anything is; it does not wait and can't be cancelled."""
+        if not self.under_way:
+            return
+        try:
+            if self._shortcut is not None:
+                await self._shortcut.close()
             if self._forwarding is not None:
-                await self._forwarding.close()  # shielded
-            if not elsewhere:
-                self._record(trio.current_time() - started)
+                await self._forwarding.close()
+                self._forwarding = None
+        finally:
+            self._record()
 
     async def _serve(self, raw: RequestHead | bytes | ClientProtocolError) -> Ended | None:
         try:
@@ -148,7 +178,8 @@ class Exchange:
             ended = Ended("client-gone")
         return ended and Ended(self._reason)
 
-    async def _time_out(self) -> Ended:
+    async def time_out(self) -> Ended:
+        """Answer that nothing has moved for too long, in place of the rest of a ``run`` that was cancelled for that."""
         failure = UpstreamError("nothing moved for too long", reason="request-timeout", status=504)
         with trio.move_on_after(self._limits.linger) as scope:
             await self._answer(failure, close=True)
@@ -169,10 +200,10 @@ class Exchange:
         target = check_target(head, self._origin, proxying=self._proxying)
         plain = head.names is not None
         awaits_continue = not plain and expects_continue(head) and client.awaits_continue
-        request = Request(
-            method=head.method, target=target, headers=end_to_end(head.fields, head.names), host=self._origin.authority
-        )
-        if limit := await ask(self._body_limit, request):
+        if head.fields is not self._fields:
+            self._fields, self._headers = head.fields, end_to_end(head.fields, head.names)
+        request = Request(method=head.method, target=target, headers=self._headers, host=self._origin.authority)
+        if limit := ask_now(self._handler.body_limit, request):
             request = replace(request, body=await self._whole_body(head, body, limit))
         answer = await ask(self._handler.on_request, request)
         match answer:
@@ -187,19 +218,27 @@ class Exchange:
         content = request.body if answer.request.body is None else answer.request.body
         if content is None and body.complete:
             content = b""
-        return await self._forward(
-            Job(
-                head=head,
-                body=body,
-                forward=answer,
-                content=content,
-                awaits_continue=awaits_continue and content is None,
-                websocket=not plain and asks_for_websocket(head),
-            )
+        job = Job(
+            head=head,
+            body=body,
+            forward=answer,
+            content=content,
+            awaits_continue=awaits_continue and content is None,
+            websocket=not plain and asks_for_websocket(head),
         )
+        resumed = None
+        if self._shortcut is not None and plain and self._is_at_hand(job):
+            went = await self._shortcut.run(job, self._tally, self._patience)
+            if went is True:
+                return None
+            resumed = went
+        return await self._forward(job, resumed)
 
-    async def _body_limit(self, request: Request) -> int:
-        return self._handler.body_limit(request)
+    def _is_at_hand(self, job: Job) -> bool:
+        """Tell whether the whole content is there, and small enough to be sent before anything is received."""
+        if job.content is None and isinstance(job.body, LengthBody) and job.body.is_at_hand:
+            job.content = job.body.ready()
+        return job.content is not None and len(job.content) <= RECEIVE and job.body.complete
 
     async def _whole_body(self, head: RequestHead, body: Body | LengthBody, limit: int) -> bytes:
         """Collect the request's body. Progress does not push the deadline here: this holds memory."""
@@ -218,7 +257,7 @@ class Exchange:
         client.incoming.patience = patience
         return bytes(content)
 
-    async def _forward(self, job: Job) -> Ended | None:
+    async def _forward(self, job: Job, resumed: Resumed | None) -> Ended | None:
         self._forwarding = forwarding = Forwarding(
             self._client,
             job,
@@ -227,7 +266,7 @@ class Exchange:
             limits=self._limits,
             tally=self._tally,
         )
-        await forwarding.run()
+        await forwarding.run(resumed)
         if forwarding.switched:
             return None
         await forwarding.settle()
@@ -294,7 +333,9 @@ class Exchange:
             await forwarding.finish()
         return Ended("upgraded")
 
-    def _record(self, seconds: float) -> None:
+    def _record(self) -> None:
+        self.under_way = False
+        self.served = True
         head, tally = self._head, self._tally
         record = Record(
             method=head.method if head else "",
@@ -303,7 +344,7 @@ class Exchange:
             bytes_up=tally.bytes_up,
             bytes_down=tally.bytes_down,
             reason=self._reason,
-            seconds=seconds,
+            seconds=self._patience.now() - self._started,
         )
         try:
             self._handler.done(record)

@@ -12,64 +12,29 @@ idempotent (RFC 9110 section 9.2.2) and its body, if any, is at hand.
 
 from __future__ import annotations
 
-__all__ = ["Forwarding", "Job", "Tally"]
+__all__ = ["Forwarding"]
 
-import re
 from contextlib import suppress
-from dataclasses import dataclass
 
 import trio
 
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError, UpstreamProtocolError
-from sbxproxy.http.body import Body, LengthBody
 from sbxproxy.http.fields import end_to_end, outgoing, wants_websocket
-from sbxproxy.http.handler import Denied, Forward, RequestHandler, ask
+from sbxproxy.http.handler import Denied, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, ClientGone
+from sbxproxy.http.job import Job, Tally, check_request
 from sbxproxy.http.message import Headers, Response
 from sbxproxy.http.pool import Pool
-from sbxproxy.http.sides import ClientSide, UpstreamSide
+from sbxproxy.http.shortcut import Resumed
+from sbxproxy.http.sides import BODILESS, ClientSide, UpstreamSide
 from sbxproxy.net.sockets import abort
 from sbxproxy.settings import Limits
-from sbxproxy.wire.http1 import RequestHead, ResponseHead
+from sbxproxy.wire.http1 import ResponseHead
 
-_ORIGIN_FORM = re.compile(r"/[!-~]*")
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-
-_BODILESS = frozenset({204, 304})
-"""Responses that end with their head, whatever it says (RFC 9110 sections 15.3.5 and 15.4.5)."""
 
 _GOODBYE = 1.0
 """Seconds that closing an upstream connection politely may take."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What is counted while a request is served."""
-
-    bytes_up: int = 0
-    bytes_down: int = 0
-    status: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Job:
-    """A request that was decided on, and what the client said of it.
-
-    Attributes:
-        head: as the client sent it.
-        body: what the client sends, or has sent.
-        forward: what the handler made of it.
-        content: the body, if it is at hand; ``None`` to stream *body*.
-        awaits_continue: the client sends its body once it has seen ``100 Continue``.
-        websocket: the client asks for an upgrade.
-    """
-
-    head: RequestHead
-    body: Body | LengthBody
-    forward: Forward
-    content: bytes | None
-    awaits_continue: bool
-    websocket: bool
 
 
 class Forwarding:
@@ -97,8 +62,10 @@ class Forwarding:
         self._generation = 0
         self._upload_failure: ClientGone | ClientProtocolError | None = None
 
-    async def run(self) -> None:
+    async def run(self, resumed: Resumed | None = None) -> None:
         """Return when the client has the whole response, or ``switched`` to a tunnel.
+
+        *resumed* is how far it got on the short way; this takes its stream over at once.
 
         Raises:
             Denied, UpstreamError, StageError: no response, or an incomplete one, was passed on.
@@ -106,7 +73,12 @@ class Forwarding:
             ClientGone: the client broke off.
         """
         job, origin = self._job, self._job.forward.origin
-        self._generation = self._pool.generation if self._pool is not None else 0
+        upstream: UpstreamSide | None = None
+        if resumed is not None:
+            upstream = self._use(resumed.stream, reused=True)
+            self._generation = resumed.generation
+        elif self._pool is not None:
+            self._generation = self._pool.generation
         fields, length = self._request_fields()
         if job.content is None:
             at_hand = job.body.ready()
@@ -114,10 +86,14 @@ class Forwarding:
                 job.content = at_hand
         else:
             at_hand = job.content
-        if self._pool is not None and (stream := self._pool.take(origin)) is not None:
+        if upstream is None and self._pool is not None and (stream := self._pool.take(origin)) is not None:
             upstream = self._use(stream, reused=True)
+        if upstream is not None:
             try:
-                await self._attempt(upstream, fields, length, at_hand)
+                if resumed is None:
+                    await self._attempt(upstream, fields, length, at_hand)
+                else:
+                    await self._go_on(upstream, fields, at_hand, resumed)
             except UpstreamError:
                 # A body that is still being streamed is lost in part, whatever the method.
                 if upstream.incoming.heard or job.content is None or job.head.method not in _IDEMPOTENT:
@@ -165,11 +141,7 @@ class Forwarding:
         """
         job = self._job
         request = job.forward.request
-        asterisk = request.target == "*" and request.method == "OPTIONS"
-        if not (asterisk or _ORIGIN_FORM.fullmatch(request.target)):
-            raise StageError("a transform made a request target that is none")
-        if request.method != job.head.method:
-            raise StageError("a transform changed the method")
+        check_request(job)
         fields = [(b"Host", job.forward.origin.authority.encode()), *outgoing(request.headers)]
         declared = job.head.chunked or job.head.content_length is not None
         length: int | None = None
@@ -211,6 +183,21 @@ class Forwarding:
             raise self._upload_failure
         if failure is not None:
             raise failure
+
+    async def _go_on(self, upstream: UpstreamSide, fields: list[tuple[bytes, bytes]], at_hand: bytes, resumed: Resumed) -> None:
+        """Go on from where the short way ended: the request was sent."""
+        request = self._job.forward.request
+        upstream.head(request.method, request.target, fields, length=len(at_hand))
+        upstream.data(at_hand)
+        upstream.end()
+        upstream.deaf = resumed.deaf
+        upstream.incoming.heard = bool(resumed.received)
+        upstream.incoming.data += resumed.received
+        self._tally.bytes_up = len(at_hand)
+        if resumed.response is None:
+            await self._download(upstream)
+        else:
+            await self._pass_on(upstream, await upstream.response_head(), resumed.response)
 
     async def _upload(self, upstream: UpstreamSide, head: bytes, piece: bytes, scope: trio.CancelScope) -> None:
         """Send the request's body as it comes; ends early if the upstream has stopped to listen."""
@@ -264,16 +251,14 @@ class Forwarding:
         self._tally.bytes_down += len(early)
         self.switched = True
 
-    async def _pass_on(self, upstream: UpstreamSide, head: ResponseHead) -> None:
-        """Ask the handler about the final head, then send it and the body."""
+    async def _pass_on(self, upstream: UpstreamSide, head: ResponseHead, answer: object = None) -> None:
+        """Ask the handler about the final head, unless *answer* is what it said, then send it and the body."""
         client, job = self._client, self._job
         body = upstream.body()
         received = Response(status=head.status, headers=end_to_end(head.fields, head.names, client=True))
-        response: object = await ask(
-            self._handler.on_response,
-            job.forward.request,
-            received,
-        )
+        response = answer
+        if response is None:
+            response = await ask(self._handler.on_response, job.forward.request, received)
         match response:
             case Response(status=int(), headers=Headers(), body=None | bytes()) if 200 <= response.status <= 599:
                 pass
@@ -281,9 +266,9 @@ class Forwarding:
                 raise StageError("a transform made a response that is none")
         # What the strict reader took needs no second look.
         fields = list(response.headers.fields) if response is received else outgoing(response.headers, client=True)
-        bodiless = job.head.method == "HEAD" or response.status in _BODILESS
+        bodiless = job.head.method == "HEAD" or response.status in BODILESS
         content = response.body
-        if content is None and head.status in _BODILESS and not bodiless:
+        if content is None and head.status in BODILESS and not bodiless:
             content = b""  # a transform gave it another status
         length = None
         if response.status != 204:

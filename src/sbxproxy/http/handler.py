@@ -7,7 +7,7 @@ exchange does, so that no handler can get it wrong.
 
 from __future__ import annotations
 
-__all__ = ["Denied", "Ended", "Forward", "Origin", "Record", "RequestHandler", "ask"]
+__all__ = ["Denied", "Ended", "Forward", "Origin", "Record", "RequestHandler", "ask", "ask_now"]
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -144,6 +144,16 @@ class RequestHandler(Protocol):
 _T = TypeVar("_T")
 
 
+def ask_now(call: Callable[..., _T], *args: object) -> _T:
+    """Call a method of a handler that answers at once; as ``ask``."""
+    try:
+        return call(*args)
+    except (Denied, ClientProtocolError, UpstreamError, StageError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, its request goes nowhere
+        raise _failed(error) from None
+
+
 async def ask(call: Callable[..., Awaitable[_T]], *args: object) -> _T:
     """Call a method of a handler; whatever it raises beyond its contract becomes a ``StageError``.
 
@@ -156,5 +166,9 @@ async def ask(call: Callable[..., Awaitable[_T]], *args: object) -> _T:
     except (Denied, ClientProtocolError, UpstreamError, StageError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, its request goes nowhere
-        _log.error("a request handler failed with %s", type(error).__name__)
-        raise StageError("the request handler failed") from None
+        raise _failed(error) from None
+
+
+def _failed(error: Exception) -> StageError:
+    _log.error("a request handler failed with %s", type(error).__name__)
+    return StageError("the request handler failed")

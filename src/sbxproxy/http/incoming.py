@@ -1,4 +1,4 @@
-"""Received bytes on their way to becoming messages, and the one deadline that they push.
+"""Received bytes on their way to becoming messages.
 
 Heads are collected here whole, before anything parses them, so that a limit on a head is a limit on memory
 and the strict reader and h11 are given the very same bytes. Plain heads, which need no second reader, are read here.
@@ -6,7 +6,7 @@ and the strict reader and h11 are given the very same bytes. Plain heads, which 
 
 from __future__ import annotations
 
-__all__ = ["RECEIVE", "ClientGone", "FromClient", "FromUpstream", "Incoming", "Patience", "below"]
+__all__ = ["RECEIVE", "ClientGone", "FromClient", "FromUpstream", "Incoming", "below"]
 
 from abc import ABC, abstractmethod
 from typing import Generic, Literal, TypeVar
@@ -15,11 +15,12 @@ import trio
 from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, UpstreamError, UpstreamProtocolError
+from sbxproxy.http.patience import Patience
 from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
 from sbxproxy.wire.http1 import RequestHead, ResponseHead, cut_request_head, cut_response_head
-from sbxproxy.wire.plain_head import plain_request_head, plain_response_head
+from sbxproxy.wire.plain_head import Memory, plain_request_head, plain_response_head
 from sbxproxy.wire.result import Hint
 
 _Head = TypeVar("_Head")
@@ -43,30 +44,6 @@ def below(stream: Stream) -> Stream:
             break
         stream = stream.inner
     return stream
-
-
-class Patience:
-    """One deadline that progress pushes, in steps of a second at most, so that a chunk costs next to nothing.
-
-    Attributes:
-        scope: what it ends; the caller enters it at once.
-    """
-
-    __slots__ = ("_next", "_seconds", "_step", "scope")
-
-    def __init__(self, seconds: float, now: float) -> None:
-        """Begin *now*; ``scope`` ends once nothing was pushed for *seconds*, or up to one step longer."""
-        self._seconds = seconds
-        self._step = min(1.0, seconds / 10)
-        self._next = now + self._step
-        self.scope = trio.CancelScope(deadline=self._next + seconds)
-
-    def push(self) -> None:
-        """Something moved."""
-        now = trio.current_time()
-        if now >= self._next:
-            self._next = now + self._step
-            self.scope.deadline = self._next + self._seconds
 
 
 class Incoming(ABC, Generic[_Head]):
@@ -143,24 +120,34 @@ class Incoming(ABC, Generic[_Head]):
                 inside it.
             ClientGone, UpstreamError: the stream broke.
         """
-        while True:
-            if _END_OF_HEAD in self.data and (plain := self._plain(limits)) is not None:
-                head, end = plain
-                if end == len(self.data):
-                    self.data.clear()
-                else:
-                    del self.data[:end]
-                return head
-            if (cut := self._cut(limits.head)) is not Hint.NEED_MORE:
-                return self.take(cut)
+        while (head := self.head_at_hand(limits)) is None:
             if not await self.fill():
                 if self.data:
                     raise self.invalid("the connection ended inside a message head")
                 return None
+        return head
+
+    def head_at_hand(self, limits: Limits) -> _Head | bytes | None:
+        """Take one head as ``head`` does, if it has come already; ``None`` if it has not."""
+        data = self.data
+        if _END_OF_HEAD in data and (plain := self._plain(limits)) is not None:
+            head, end = plain
+            if end == len(data):
+                data.clear()
+            else:
+                del data[:end]
+            return head
+        cut = self._cut(limits.head)
+        return None if cut is Hint.NEED_MORE else self.take(cut)
 
 
 class FromClient(Incoming[RequestHead]):
     """What the client sends."""
+
+    def __init__(self, stream: Stream, limits: Limits, initial: bytes = b"") -> None:
+        """Begin with *initial*, which somebody received before."""
+        super().__init__(stream, initial)
+        self._memory = Memory(limits.header_fields)
 
     def broken(self) -> Exception:
         """The client is gone."""
@@ -171,7 +158,9 @@ class FromClient(Incoming[RequestHead]):
         return ClientProtocolError(Reason.BAD_REQUEST, message)
 
     def _plain(self, limits: Limits) -> tuple[RequestHead, int] | None:
-        return plain_request_head(self.data, limit=limits.head, max_fields=limits.header_fields, max_target=limits.target)
+        return plain_request_head(
+            self.data, limit=limits.head, max_fields=limits.header_fields, max_target=limits.target, memory=self._memory
+        )
 
     def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:
         return cut_request_head(self.data, limit=limit)

@@ -11,9 +11,11 @@ from sbxproxy.errors import ClientProtocolError
 from sbxproxy.http.exchange import Exchange, Relay
 from sbxproxy.http.handler import Ended, Origin, RequestHandler
 from sbxproxy.http.incoming import ClientGone
+from sbxproxy.http.patience import Patience
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.sides import ClientSide
 from sbxproxy.net.relay import relay as net_relay
+from sbxproxy.net.sockets import abort
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
 from sbxproxy.wire.http1 import RequestHead
@@ -46,35 +48,56 @@ async def serve(
         relay: carries the bytes of an accepted WebSocket upgrade.
     """
     side = ClientSide(client, limits, initial)
-    first = True
+    patience = side.incoming.patience = Patience()
+    exchange = Exchange(side, handler, patience, origin=origin, proxying=proxying, pool=pool, limits=limits, relay=relay)
+    try:
+        with patience.scope:
+            return await _serve_all(side, exchange, patience, limits)
+        if exchange.under_way:
+            return await exchange.time_out()
+        if not side.incoming.data:
+            return Ended("idle" if exchange.served else Reason.FIRST_BYTES_TIMEOUT)
+        late = ClientProtocolError(Reason.FIRST_BYTES_TIMEOUT, "the request took too long", status=408)
+        with trio.move_on_after(limits.linger):
+            return await exchange.run(late) or Ended("closed")
+        await abort(client)
+        return Ended(late.reason)
+    finally:
+        patience.close()
+        await exchange.close()
+
+
+async def _serve_all(side: ClientSide, exchange: Exchange, patience: Patience, limits: Limits) -> Ended:
     while True:
-        raw = await _next_head(side, limits, first=first)
-        if isinstance(raw, Ended):
-            return raw
-        exchange = Exchange(side, handler, origin=origin, proxying=proxying, pool=pool, limits=limits, relay=relay)
-        ended = await exchange.run(raw)
+        head = await _next_head(side, patience, limits, first=not exchange.served)
+        if isinstance(head, Ended):
+            return head
+        ended = await exchange.run(head)
         if ended is not None:
             return ended
-        first = False
         if side.incoming.data:
             await trio.lowlevel.checkpoint()  # a client that asks ahead does not take the turns of others
 
 
-async def _next_head(side: ClientSide, limits: Limits, *, first: bool) -> RequestHead | bytes | ClientProtocolError | Ended:
+async def _next_head(
+    side: ClientSide, patience: Patience, limits: Limits, *, first: bool
+) -> RequestHead | bytes | ClientProtocolError | Ended:
     """Wait for the next head; the time for it is a total, which a byte now and then does not extend."""
     incoming = side.incoming
-    idle = not first and not incoming.data
-    with trio.move_on_after(limits.keep_alive if idle else limits.first_bytes) as scope:
-        try:
-            if idle:
-                if not await incoming.fill():
-                    return Ended("eof")
-                scope.deadline = trio.current_time() + limits.first_bytes
-            return await incoming.head(limits) or Ended("eof")
-        except ClientGone:
-            return Ended("client-gone")
-        except ClientProtocolError as error:
-            return error
-    if incoming.data:
-        return ClientProtocolError(Reason.FIRST_BYTES_TIMEOUT, "the request took too long", status=408)
-    return Ended(Reason.FIRST_BYTES_TIMEOUT if first else "idle")
+    incoming.patience = None
+    try:
+        if first or incoming.data:
+            patience.begin(limits.first_bytes)
+        else:
+            patience.begin(limits.keep_alive)
+            if not await incoming.fill():
+                return Ended("eof")
+            head = incoming.head_at_hand(limits)
+            if head is not None:
+                return head
+            patience.begin(limits.first_bytes)
+        return await incoming.head(limits) or Ended("eof")
+    except ClientGone:
+        return Ended("client-gone")
+    except ClientProtocolError as error:
+        return error

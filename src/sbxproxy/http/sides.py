@@ -8,7 +8,7 @@ was not plain: those are framed by the h11 that knows what it may be sent.
 
 from __future__ import annotations
 
-__all__ = ["ClientSide", "UpstreamSide"]
+__all__ = ["BODILESS", "ClientSide", "UpstreamSide", "status_line"]
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,6 +20,7 @@ from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, UpstreamProtocolError
 from sbxproxy.http.body import INCOMPLETE, Body, LengthBody
+from sbxproxy.http.fields import lines
 from sbxproxy.http.incoming import ClientGone, FromClient, FromUpstream, below
 from sbxproxy.policy.decision import Reason
 from sbxproxy.settings import Limits
@@ -28,7 +29,9 @@ from sbxproxy.wire.http1 import RequestHead, ResponseHead, parse_request_head, p
 Fields = list[tuple[bytes, bytes]]
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
-_BODILESS = frozenset({204, 304})
+BODILESS = frozenset({204, 304})
+"""Responses that end with their head, whatever it says (RFC 9110 sections 15.3.5 and 15.4.5)."""
+
 _CHUNKED = (b"Transfer-Encoding", b"chunked")
 _CLOSE = (b"Connection", b"close")
 
@@ -46,9 +49,12 @@ def _sender(stream: Stream) -> Callable[[bytes], Awaitable[None]]:
     return send
 
 
-def _head(first: bytes, fields: Fields) -> bytes:
-    """Write a head of checked parts."""
-    return b"%b\r\n%b\r\n" % (first, b"".join([b"%b: %b\r\n" % field for field in fields]))
+def status_line(status: int) -> bytes:
+    """Write the first line of a response, with the standard's own phrase for the status, if it has one."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _PHRASES.items()}
 
 
 class _Framing:
@@ -97,7 +103,7 @@ class ClientSide:
         """Begin with *initial*, which was received before."""
         self.stream = stream
         self._send = _sender(stream)
-        self.incoming = FromClient(stream, initial)
+        self.incoming = FromClient(stream, limits, initial)
         self.answered = False
         self.broken_off = False
         self._limits = limits
@@ -155,7 +161,7 @@ class ClientSide:
         """Make a 1xx head."""
         phrase = _PHRASES.get(status, b"")
         if self._connection is None:
-            return _head(b"HTTP/1.1 %d %b" % (status, phrase), fields)
+            return b"%b%b\r\n" % (status_line(status), lines(fields))
         return _bytes_of(self._connection, h11.InformationalResponse(status_code=status, headers=fields, reason=phrase))
 
     def head(self, status: int, fields: Fields, *, length: int | None, close: bool, bodiless: bool = False) -> bytes:
@@ -176,10 +182,10 @@ class ClientSide:
         if self._connection is not None:
             return _bytes_of(self._connection, h11.Response(status_code=status, headers=fields, reason=phrase))
         self._close = close
-        self._framing = _Framing(0 if bodiless or status in _BODILESS else length)
-        if length is None and status not in _BODILESS:
+        self._framing = _Framing(0 if bodiless or status in BODILESS else length)
+        if length is None and status not in BODILESS:
             fields = [*fields, _CHUNKED]
-        return _head(b"HTTP/1.1 %d %b" % (status, phrase), fields)
+        return b"%b%b\r\n" % (status_line(status), lines(fields))
 
     def data(self, data: bytes) -> bytes:
         """Frame a piece of the response's body."""
@@ -248,7 +254,7 @@ class UpstreamSide:
         self._request = method, target, fields
         self._empty = length == 0
         self._framing = _Framing(length)
-        return _head(f"{method} {target} HTTP/1.1".encode("ascii"), fields)
+        return b"%b%b\r\n" % (f"{method} {target} HTTP/1.1\r\n".encode("ascii"), lines(fields))
 
     def data(self, data: bytes) -> bytes:
         """Frame a piece of the request's body."""
@@ -307,7 +313,7 @@ class UpstreamSide:
         else:
             head = self._response
             assert head is not None
-            bodiless = self._request[0] == "HEAD" or head.status in _BODILESS
+            bodiless = self._request[0] == "HEAD" or head.status in BODILESS
             self._body = LengthBody(self.incoming, 0 if bodiless else head.content_length or 0)
         return self._body
 

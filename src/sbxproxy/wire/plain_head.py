@@ -7,7 +7,7 @@ is not, well-formed or not, is simply left to it: this reader never refuses.
 
 from __future__ import annotations
 
-__all__ = ["plain_request_head", "plain_response_head"]
+__all__ = ["Memory", "plain_request_head", "plain_response_head"]
 
 import re
 
@@ -24,8 +24,34 @@ _ASKS_MORE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-set
 _BODILESS = frozenset({204, 304})
 
 
+_Read = tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], int | None] | None
+"""The fields, their names in lower case, and the body's length; ``None`` if they are not plain."""
+
+
+class Memory:
+    """The last lines of fields on one connection, and what they were read as: most clients send the same again and again.
+
+    Heads with the same lines have the very same ``fields`` then, so that what depends on them alone can be remembered as well.
+    """
+
+    __slots__ = ("_block", "_max_fields", "_read")
+
+    def __init__(self, max_fields: int) -> None:
+        """Remember nothing; *max_fields* is the most header fields of a head."""
+        self._block = b""
+        self._max_fields = max_fields
+        self._read: _Read = None
+
+    def read(self, block: bytes) -> _Read:
+        """Read lines of fields, or remember."""
+        if block != self._block:
+            self._read = _read(block, self._max_fields)
+            self._block = block
+        return self._read
+
+
 def plain_request_head(
-    data: bytes | bytearray, *, limit: int, max_fields: int, max_target: int
+    data: bytes | bytearray, *, limit: int, max_fields: int, max_target: int, memory: Memory | None = None
 ) -> tuple[RequestHead, int] | None:
     """Read the request head that *data* begins with, and tell where it ends.
 
@@ -34,6 +60,7 @@ def plain_request_head(
         limit: most bytes that a head may have.
         max_fields: most header fields; no head with more than 100 is plain.
         max_target: most bytes of the request target.
+        memory: of the connection, made for the same *max_fields*.
 
     Returns:
         The head, its ``names`` set, and the position behind its empty line; ``None`` for what is not plain, incomplete,
@@ -43,7 +70,7 @@ def plain_request_head(
     if match is None:
         return None
     method, target, block = match.groups()
-    read = _read(block, max_fields)
+    read = _read(block, max_fields) if memory is None else memory.read(block)
     if read is None or len(target) > max_target or method == b"CONNECT":
         return None
     fields, names, length = read
@@ -63,13 +90,15 @@ def plain_request_head(
     return head, match.end()
 
 
-def plain_response_head(data: bytes | bytearray, *, limit: int, max_fields: int) -> tuple[ResponseHead, int] | None:
+def plain_response_head(
+    data: bytes | bytearray, *, limit: int, max_fields: int, memory: Memory | None = None
+) -> tuple[ResponseHead, int] | None:
     """Read the final response head that *data* begins with, if it tells its length; see ``plain_request_head``."""
     match = _RESPONSE.match(data, 0, limit)
     if match is None:
         return None
     status, reason, block = match.groups()
-    read = _read(block, max_fields)
+    read = _read(block, max_fields) if memory is None else memory.read(block)
     if read is None:
         return None
     fields, names, length = read
@@ -88,7 +117,7 @@ def plain_response_head(data: bytes | bytearray, *, limit: int, max_fields: int)
     return head, match.end()
 
 
-def _read(block: bytes, max_fields: int) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], int | None] | None:
+def _read(block: bytes, max_fields: int) -> _Read:
     """Take the fields apart: all of them, their names in lower case, and the body's length."""
     fields: tuple[tuple[bytes, bytes], ...] = tuple(_FIELD.findall(block))
     if len(fields) > max_fields:

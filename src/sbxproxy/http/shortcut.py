@@ -1,0 +1,172 @@
+"""The short way for what most requests are: plain, whole, on a connection that is open already, answered in one piece.
+
+It does what ``forwarding`` does and no more than that takes. Whenever something is not as it usually is (the connection turns
+out dead, the answer comes in parts, its framing is another, a transform changes it) it hands over what it has got, and
+``forwarding`` goes on from there.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Resumed", "Shortcut"]
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import trio
+from trio.abc import Stream
+
+from sbxproxy.http.fields import end_to_end, lines, outgoing
+from sbxproxy.http.handler import Origin, RequestHandler, ask
+from sbxproxy.http.incoming import RECEIVE, below
+from sbxproxy.http.job import Job, Tally, check_request
+from sbxproxy.http.message import Headers, Response
+from sbxproxy.http.patience import Patience
+from sbxproxy.http.pool import Pool
+from sbxproxy.http.sides import BODILESS, ClientSide, status_line
+from sbxproxy.net.sockets import abort
+from sbxproxy.settings import Limits
+from sbxproxy.wire.http1 import ResponseHead
+from sbxproxy.wire.plain_head import Memory, plain_response_head
+
+
+@dataclass(slots=True, kw_only=True)
+class Resumed:
+    """A request that went out, and what came back so far.
+
+    Attributes:
+        stream: the upstream connection, which the receiver of this owns.
+        generation: the pool's, when the connection was taken out.
+        deaf: sending did not complete.
+        received: bytes of the response, not used yet.
+        response: what the handler made of its head, if it was asked.
+    """
+
+    stream: Stream
+    generation: int
+    deaf: bool
+    received: bytes
+    response: object
+
+
+class Shortcut:
+    """The short way of one client connection; it remembers what the last messages were made into."""
+
+    __slots__ = (
+        "_client",
+        "_handler",
+        "_limits",
+        "_memory",
+        "_pool",
+        "_received_fields",
+        "_received_headers",
+        "_received_lines",
+        "_sent_headers",
+        "_sent_lines",
+        "_sent_to",
+        "_stream",
+    )
+
+    def __init__(self, client: ClientSide, handler: RequestHandler, pool: Pool, limits: Limits) -> None:
+        """Prepare; no I/O."""
+        self._client = client
+        self._handler = handler
+        self._pool = pool
+        self._limits = limits
+        self._memory = Memory(limits.header_fields)
+        self._stream: Stream | None = None
+        self._sent_headers: Headers | None = None
+        self._sent_to: Origin | None = None
+        self._sent_lines = b""
+        self._received_fields: object = None
+        self._received_headers = Headers()
+        self._received_lines = b""
+
+    async def run(self, job: Job, tally: Tally, patience: Patience) -> Literal[True] | Resumed | None:
+        """Carry *job*, whose head is plain and whose body is at hand and small, to its upstream and the response back.
+
+        Returns:
+            True if that is done, and both connections are ready for the next request; ``None`` if nothing was begun, for want
+            of an open connection; else how far it came.
+
+        Raises:
+            Denied, StageError: the response is not to be passed on, and nothing of it was.
+            ClientGone: the client broke off.
+        """
+        content = job.content or b""
+        request = self._request(job)
+        pool, origin = self._pool, job.forward.origin
+        generation = pool.generation
+        stream = pool.take(origin)
+        if stream is None:
+            return None
+        self._stream = stream
+        bottom = below(stream)
+        deaf, received = False, b""
+        try:
+            await getattr(bottom, "send_at_once", bottom.send_all)(request + content if content else request)
+            patience.push()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            deaf = True
+        else:
+            tally.bytes_up = len(content)
+            # Should it break, whoever goes on from here will be told again.
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                received = bytes(await bottom.receive_some(RECEIVE))
+            patience.push()
+            read = plain_response_head(
+                received, limit=self._limits.head, max_fields=self._limits.header_fields, memory=self._memory
+            )
+            if read is not None:
+                head, end = read
+                bodiless = job.head.method == "HEAD" or head.status in BODILESS
+                if len(received) - end == (0 if bodiless else head.content_length):
+                    response = self._response(head)
+                    answer = await ask(self._handler.on_response, job.forward.request, response)
+                    if answer is response:
+                        await self._answer(head, received[end:], tally)
+                        self._stream = None
+                        pool.give(origin, stream, generation=generation)
+                        await pool.bury()
+                        return True
+                    self._stream = None
+                    return Resumed(stream=stream, generation=generation, deaf=False, received=received, response=answer)
+        self._stream = None
+        return Resumed(stream=stream, generation=generation, deaf=deaf, received=received, response=None)
+
+    async def close(self) -> None:
+        """Reset the upstream connection if a request is under way on it."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await abort(stream)
+
+    def _request(self, job: Job) -> bytes:
+        """Write the request's head."""
+        request, origin = job.forward.request, job.forward.origin
+        check_request(job)
+        if request.headers is not self._sent_headers or origin is not self._sent_to:
+            self._sent_lines = b"Host: %b\r\n%b" % (origin.authority.encode(), lines(outgoing(request.headers)))
+            self._sent_headers, self._sent_to = request.headers, origin
+        first = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
+        if job.content or job.head.content_length is not None:
+            return b"%b%bContent-Length: %d\r\n\r\n" % (first, self._sent_lines, len(job.content or b""))
+        return b"%b%b\r\n" % (first, self._sent_lines)
+
+    def _response(self, head: ResponseHead) -> Response:
+        if head.fields is not self._received_fields:
+            self._received_headers = end_to_end(head.fields, head.names, client=True)
+            self._received_lines = lines(self._received_headers.fields)
+            self._received_fields = head.fields
+        return Response(status=head.status, headers=self._received_headers)
+
+    async def _answer(self, head: ResponseHead, body: bytes, tally: Tally) -> None:
+        """Send the response: all of it is there, so that nothing of it can be cut."""
+        client = self._client
+        if head.status == 204 or head.content_length is None:
+            length = b""
+        else:
+            length = b"Content-Length: %d\r\n" % head.content_length
+        client.answered = True
+        tally.status = head.status
+        await client.send(b"%b%b%b\r\n%b" % (status_line(head.status), self._received_lines, length, body))
+        tally.bytes_down = len(body)
