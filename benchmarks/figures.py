@@ -89,6 +89,7 @@ class Figures:
         command: that made it.
         plan: rounds and seconds.
         rows: by workload, then by subject, in order.
+        about: what one operation is, by workload.
     """
 
     machine: dict[str, Any]
@@ -96,6 +97,7 @@ class Figures:
     command: str
     plan: dict[str, Any]
     rows: list[Row]
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def workloads(self) -> list[str]:
@@ -105,7 +107,7 @@ class Figures:
         return [row for row in self.rows if row.workload == workload]
 
     def median(self, workload: str, subject: str) -> float | None:
-        """Return a median, ``None`` if there is none or it has failures."""
+        """Return a median, ``None`` if there is none."""
         return next((row.median for row in self.rows if (row.workload, row.subject) == (workload, subject)), None)
 
     def save(self, path: Path) -> None:

@@ -43,7 +43,13 @@ def _table(figures: Figures, workload: str) -> str:
     heads += ["× best peer"] if best and rows[0].subject != "nothing" else []
     heads += [cpu] if any(row.cpu for row in rows) else []
     heads += ["p50 ms", "p99 ms"] if lengths else []
-    lines = [f"**{workload}**", "", f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(heads) - 1)}|"]
+    about = figures.about.get(workload)
+    lines = [
+        f"**{workload}**{f': {about}' if about else ''}",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|---{'|--:' * (len(heads) - 1)}|",
+    ]
     absent = []
     for row in rows:
         if row.median is None:

@@ -45,7 +45,7 @@ def run(
     rows = [Row(work.id, name, work.unit, work.less_is_better) for work in workloads for name in work.rows(names)]
     versions = {subject.name: subject.version() for subject in subjects}
     told = {name: "missing" if version is None else version for name, version in versions.items()}
-    figures = Figures(machine(), told, command, asdict(plan), rows)
+    figures = Figures(machine(), told, command, asdict(plan), rows, {work.id: work.about for work in workloads})
     standing = subjects if any(work.standing for work in workloads) else []
     total = len(standing) + sum(min(plan.rounds, work.most_rounds) * len(work.rows(names)) for work in workloads)
     with ExitStack() as stack:
