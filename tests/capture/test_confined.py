@@ -237,6 +237,21 @@ def test_in_a_user_namespace_made_before(mode):
     assert (seen.code, seen.output.split()) == (0, ["0", "0", "0", "1"])
 
 
+NO_MORE_USER_NAMESPACES = """
+import os, sys
+open("/proc/sys/user/max_user_namespaces", "w").write("0")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_root_needs_no_user_namespace(mode):
+    """Where none is to be had the command has no capability at all, and makes no sandbox of its own."""
+    python = as_user(mode)[-1]
+    start = ["unshare", "--map-root-user", python, "-c", NO_MORE_USER_NAMESPACES, python, "-m", "support.captured"]
+    seen = confine(mode, ["grep", "CapEff", "/proc/self/status"], start=start)
+    assert (seen.code, seen.output.split()) == (0, ["CapEff:", "0" * 16])
+
+
 def test_only_root_keeps_rights_over_files(monkeypatch):
     with pytest.raises(ConfigurationError, match="only root"):
         plan("true", over_files=True, user=User(uid=1, gid=1))
