@@ -1,4 +1,7 @@
-"""Flame graphs of ``sbxproxy serve`` under a workload's load, by py-spy, as SVG."""
+"""Flame graphs of ``sbxproxy serve`` under a workload's load, by py-spy, as SVG.
+
+Threads stand apart, since those that only wait are recorded too: click on the main thread to see it alone.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def profile(work: Streamed, path: Path, seconds: float = 6.0) -> Path:
         running = SBXPROXY.start(stack, rig)
         assert running.process is not None
         log = rig.directory / "py-spy.log"
-        argv = [program, "record", "--pid", str(running.process.pid), "--rate", str(_RATE), "--output", str(path)]
+        argv = [program, "record", "--pid", str(running.process.pid), "--rate", str(_RATE), "--threads", "--output", str(path)]
         # The load is longer than the recording, so that no idle loop is in the picture.
         recorder = ["sh", "-c", f'sleep {_DELAY}; exec "$@"', "sh", *argv, "--duration", f"{seconds:.0f}"]
         recording = spawn(stack, recorder, log=log, cpu=rig.load_cpu)
