@@ -15,7 +15,7 @@ __all__ = ["Exchange", "Relay"]
 
 import logging
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -121,9 +121,8 @@ class Exchange:
         self._tally.reset()
         self._reason = "cut"
         client.expect_message()
-        patience.begin(self._limits.request_idle)
+        self._started = patience.begin(self._limits.request_idle)
         client.incoming.patience = patience
-        self._started = patience.now()
         ended = await self._serve(raw)
         if ended is not None and ended.reason == "elsewhere":
             self.under_way = False
@@ -205,16 +204,17 @@ class Exchange:
         request = Request(method=head.method, target=target, headers=self._headers, host=self._origin.authority)
         if limit := ask_now(self._handler.body_limit, request):
             request = replace(request, body=await self._whole_body(head, body, limit))
-        answer = await ask(self._handler.on_request, request)
-        match answer:
-            case Denied():
-                raise answer
-            case Response(status=int(), headers=Headers(), body=bytes()) if 200 <= answer.status <= 599:
-                return await self._reply(answer)
-            case Forward(request=Request(target=str(), headers=Headers(), body=None | bytes()), origin=Origin()):
-                pass
-            case _:
-                raise StageError("the handler's answer is none")
+        answer: object = await ask(self._handler.on_request, request)
+        if not isinstance(answer, Forward):
+            match answer:
+                case Denied():
+                    raise answer
+                case Response(status=int(), headers=Headers(), body=bytes()) if 200 <= answer.status <= 599:
+                    return await self._reply(answer)
+                case _:
+                    raise StageError("the handler's answer is none")
+        if not _is_proper(answer):
+            raise StageError("the handler's answer is none")
         content = request.body if answer.request.body is None else answer.request.body
         if content is None and body.complete:
             content = b""
@@ -350,3 +350,19 @@ class Exchange:
             self._handler.done(record)
         except Exception as error:  # noqa: BLE001 - an observer can't change what it observes
             _log.error("a request handler's done() failed with %s", type(error).__name__)
+
+
+def _is_proper(forward: Any) -> bool:
+    """Tell whether a handler's answer is made of what it should be; a plugin may be untyped."""
+    request = forward.request
+    return (
+        isinstance(request, Request)
+        and isinstance(forward.origin, Origin)
+        and _is(request.target, str)
+        and _is(request.headers, Headers)
+        and (request.body is None or _is(request.body, bytes))
+    )
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind)

@@ -131,13 +131,14 @@ class Request:
 
     def with_header(self, name: str, value: str) -> Self:
         """Return a copy in which *name* stands exactly once, with *value*; see ``Headers.with_header``."""
-        return self._with(self.headers.with_header(name, value))
+        return self.with_headers(self.headers.with_header(name, value))
 
     def without_header(self, *names: str) -> Self:
         """Return a copy without these fields."""
-        return self._with(self.headers.without(*names))
+        return self.with_headers(self.headers.without(*names))
 
-    def _with(self, headers: Headers) -> Self:
+    def with_headers(self, headers: Headers) -> Self:
+        """Return a copy with other fields."""
         return type(self)(method=self.method, target=self.target, headers=headers, host=self.host, body=self.body)
 
 

@@ -37,13 +37,15 @@ class Patience:
         self._until = inf
         self._wake = inf
 
-    def begin(self, seconds: float) -> None:
-        """From now on wait for *seconds* in which nothing is pushed."""
+    def begin(self, seconds: float) -> float:
+        """From now on wait for *seconds* in which nothing is pushed; return the time."""
+        now = self.now()
         self._seconds = seconds
-        self._until = until = self.now() + seconds
+        self._until = until = now + seconds
         if until < self._wake:
             self._wake = until
             self._alarms.set(until, self)
+        return now
 
     def push(self) -> None:
         """Something moved."""

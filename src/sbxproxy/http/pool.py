@@ -11,12 +11,14 @@ __all__ = ["Pool"]
 
 import select
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 from trio.abc import Stream
 
 from sbxproxy.http.handler import Origin
+from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import socket_below
 from sbxproxy.settings import Limits
 
@@ -43,6 +45,7 @@ class Pool:
         self._by_origin: dict[Origin, list[_Idle]] = {}  # likewise
         self._dead: list[Stream] = []
         self._closed = False
+        self._now: Callable[[], float] = trio.current_time
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -56,7 +59,7 @@ class Pool:
         One that has something to read is given up: an idle upstream has nothing to say but that it is closing,
         or a response that nobody asked for.
         """
-        self.expire()
+        self.expire(self._now())
         while idle := self._newest(origin):
             if not _readable(idle.stream):
                 return idle.stream
@@ -89,10 +92,13 @@ class Pool:
         if self._closed or generation not in {None, self.generation}:
             self._dead.append(stream)
             return
-        self.expire()
+        if not self._idle:
+            self._now = trio.lowlevel.current_clock().current_time  # of this run; half the way to it
+        now = self._now()
+        self.expire(now)
         if len(self._idle) >= self._limits.pooled_per_sandbox:
             self._dead.append(self._oldest().stream)
-        idle = _Idle(origin, stream, trio.current_time() + self._limits.keep_alive)
+        idle = _Idle(origin, stream, now + self._limits.keep_alive)
         self._idle[idle] = None
         self._by_origin.setdefault(origin, []).append(idle)
 
@@ -127,16 +133,21 @@ class Pool:
         self.forget()
         await self.bury()
 
-    def expire(self) -> None:
-        """Give up connections that are too old; ``bury`` closes them."""
-        now = trio.current_time()
-        while self._idle and next(iter(self._idle)).until <= now:
+    def expire(self, now: float | None = None) -> None:
+        """Give up connections that are too old (*now*, if the time is known); ``bury`` closes them."""
+        if now is None:
+            now = trio.current_time()
+        while self._idle:
+            oldest = next(iter(self._idle))
+            if oldest.until > now:
+                return
             self._dead.append(self._oldest().stream)
 
 
 def _readable(stream: Stream) -> bool:
     """Tell whether the socket below has bytes, an end or an error waiting; false if there is no socket."""
-    sock = socket_below(stream)
+    bare = getattr(stream, "transport", stream)
+    sock = bare.socket if type(bare) is BareStream else socket_below(stream)
     if sock is None:
         return False
     if sock.fileno() < 0:

@@ -87,6 +87,16 @@ class Transforms:
         return transform
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Headers that a step made of others: a client that sends the same again gets the same, while the secrets are the same."""
+
+    step: actions.SetHeaders
+    before: Headers
+    values: dict[str, str]
+    after: Headers
+
+
 @dataclass(slots=True, kw_only=True)
 class Inspector:
     """The ``RequestHandler`` of one inspected flow.
@@ -115,6 +125,7 @@ class Inspector:
     _rules: RuleSet | None = field(default=None, init=False)
     _rule: Rule | None = field(default=None, init=False)
     _used: list[tuple[str, Transform]] = field(default_factory=list, init=False)
+    _made: _Made | None = field(default=None, init=False, repr=False)
 
     def body_limit(self, request: Request) -> int:
         """Choose the rule, and say how much of the body its plugins want to see."""
@@ -180,9 +191,13 @@ class Inspector:
         match step:
             case actions.SetHeaders():
                 values = {name: (await self._secret(name)).reveal() for name in step.secrets}
-                for name, value in step.render(values):
-                    request = request.with_header(name, value)
-                return request
+                made = self._made
+                if made is None or made.step is not step or made.before is not request.headers or made.values != values:
+                    headers = request.headers
+                    for name, value in step.render(values):
+                        headers = headers.with_header(name, value)
+                    self._made = made = _Made(step, request.headers, values, headers)
+                return request.with_headers(made.after)
             case actions.UsePlugin():
                 plugin = await run_stage(f"transform {step.name!r}", self.limits.stage, self.transforms.get, step)
                 self._used.append((step.name, plugin))
