@@ -78,6 +78,8 @@ class Session:
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
                 gc.freeze()  # what was imported stays; from here on there may be garbage
+                # A flow leaves hardly any cycles; looking for them after every few flows takes a twentieth of the time.
+                gc.set_threshold(20_000, 20, 50)
                 gc.enable()
                 session = cls(configuration, proxy, sandbox, log, nursery)
                 nursery.start_soon(session._watch, reading.state)

@@ -42,7 +42,7 @@ Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
 class Doors:
     """Lets connections into one sandbox, until drained or closed."""
 
-    __slots__ = ("_accepting", "_context", "_is_running", "_ready", "_serving", "_slots")
+    __slots__ = ("_accepting", "_context", "_is_running", "_ready", "_serve_flow", "_serving", "_slots")
 
     def __init__(
         self, context: Context, slots: Slots, is_running: Callable[[], bool], ready: Callable[[], Awaitable[None]]
@@ -61,6 +61,7 @@ class Doors:
         self._is_running = is_running
         self._accepting: set[trio.CancelScope] = set()
         self._serving: set[trio.CancelScope] = set()
+        self._serve_flow: Callable[[Context, PeekedStream, Ask], Awaitable[bytes | None]] | None = None
 
     async def serve(
         self,
@@ -79,12 +80,12 @@ class Doors:
             task_status: started once connections are accepted.
         """
 
-        async def carry(stream: Stream) -> None:
-            if aside is None or not await aside(stream):
-                await self._serve_stream(stream, opener)
-
         async def accept(stream: Stream) -> None:
-            await self._guarded(lambda: carry(stream), stream)
+            try:
+                if aside is None or not await aside(stream):
+                    await self._serve_stream(stream, opener)
+            except* Exception as group:  # noqa: BLE001 - nothing of one connection can end another's
+                self._failed(group)
 
         serving, accepting = trio.CancelScope(), trio.CancelScope()
         self._serving.add(serving)
@@ -143,9 +144,14 @@ class Doors:
             await self._turn_away(stream, Reason.LIMIT, str(error))
             return
         try:
-            await self._guarded(lambda: self._serve_ask(peekable(stream), ask), stream)
+            await self._serve_ask(peekable(stream), ask)
+        except* Exception as group:  # noqa: BLE001
+            self._failed(group)
         finally:
-            self._slots.release()
+            try:
+                await drop(stream)
+            finally:
+                self._slots.release()
 
     def stop_accepting(self, why: str) -> None:
         """Let nobody in any more; who is in stays."""
@@ -157,15 +163,9 @@ class Doors:
         for scope in (*self._accepting, *self._serving):
             scope.cancel(reason=why)
 
-    async def _guarded(self, work: Callable[[], Awaitable[object]], stream: Stream) -> None:
-        """Run one connection's work so that nothing of it can end another's."""
-        try:
-            await work()
-        except* Exception as group:  # noqa: BLE001
-            # Kinds only: the text of an exception may quote what the client sent, or a secret.
-            self._problem("internal-error", f"a connection failed with {kinds(group)}")
-        finally:
-            await drop(stream)
+    def _failed(self, group: BaseExceptionGroup[Exception]) -> None:
+        # Kinds only: the text of an exception may quote what the client sent, or a secret.
+        self._problem("internal-error", f"a connection failed with {kinds(group)}")
 
     async def _serve_stream(self, stream: Stream, opener: Opener) -> None:
         client = peekable(stream)
@@ -201,10 +201,12 @@ class Doors:
         if not self._is_running():
             await self._turn_away(client, "not-running", "the proxy is not running")
             return None
-        await self._ready()
-        from sbxproxy.connection.story import serve_flow  # noqa: PLC0415 - loaded, see ``BEHIND``
+        if self._serve_flow is None:
+            await self._ready()
+            from sbxproxy.connection.story import serve_flow  # noqa: PLC0415 - loaded, see ``BEHIND``
 
-        return await serve_flow(self._context, client, ask)
+            self._serve_flow = serve_flow
+        return await self._serve_flow(self._context, client, ask)
 
     async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:
         self._context.emit(self._no_flow(reason, detail, 0.0))
