@@ -139,8 +139,9 @@ class Rig:
         """Run the load; *meter* is read when it begins to count and when it has ended."""
         with ExitStack() as stack:
             process = self.start(stack, load, generator)
-            if not read_line(process, _GO).startswith("go"):
-                return Measured(0, 0.0, 1, 0, "the load did not come to count", 0, 0, None)
+            line = read_line(process, _GO)
+            if line != "go":  # it gave up before
+                return _measured(line, None)
             before = meter() if meter else 0.0
             line = read_line(process, load.seconds + _HANG)
             spent = meter() - before if meter else None
