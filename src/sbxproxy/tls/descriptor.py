@@ -2,7 +2,8 @@
 
 Half the time of a small message is spent carrying its record through memory buffers and a stream. So once a handshake is
 done, which may begin with bytes that were read ahead, the memory buffers are replaced by the descriptor. pyOpenSSL has a
-word for that only before a handshake; with a version of it that is built differently, everything stays in memory.
+word for that only before a handshake, and what it puts round reading and writing takes half as long again as they do. So
+this works on what is below it; with a version of it that is built differently, everything stays in memory.
 
 A descriptor's number may be another connection's once it is closed. So every step makes sure that the socket is open.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 __all__ = ["Descriptor", "Truncated"]
 
 import socket
+import threading
 from typing import Any
 
 import trio
@@ -22,6 +24,19 @@ _BULK = 4 * 1024
 """From records of this size on another one is likely to be there already; looking for one that isn't costs an exception."""
 
 _INTERNALS = {"_ssl", "_into_ssl", "_from_ssl"}
+_CALLS = {"SSL_set_fd", "SSL_read", "SSL_write"}
+_lib: Any = getattr(SSL, "_lib", None)
+_ffi: Any = getattr(SSL, "_ffi", None)
+
+
+class _Rooms(threading.local):
+    """Room for a record in each thread, as OpenSSL runs without the interpreter's lock."""
+
+    def __init__(self) -> None:
+        self.room = _ffi.new("char[]", _RECORD)
+
+
+_rooms = _Rooms() if _ffi is not None else None
 
 
 class Truncated(Exception):  # noqa: N818 - news, which the stream words for its caller
@@ -31,11 +46,14 @@ class Truncated(Exception):  # noqa: N818 - news, which the stream words for its
 class Descriptor:
     """OpenSSL's *connection* on *sock*, which is the caller's to close. One task may send while another receives."""
 
-    __slots__ = ("_connection", "_error", "_likely", "_sock")
+    __slots__ = ("_connection", "_error", "_likely", "_room", "_sock", "_ssl")
 
-    def __init__(self, connection: SSL.Connection, sock: socket.socket) -> None:
+    def __init__(self, connection: Any, sock: socket.socket) -> None:
         """Take over; see ``put_on``."""
+        assert _rooms is not None
         self._connection = connection
+        self._ssl = connection._ssl  # noqa: SLF001
+        self._room = _rooms.room
         self._sock = sock
         self._error: Exception | None = None
         self._likely = False
@@ -47,10 +65,10 @@ class Descriptor:
         Both buffers are empty, and nothing was read ahead from the socket.
         """
         internal: Any = connection
-        set_fd = getattr(getattr(SSL, "_lib", None), "SSL_set_fd", None)
-        if set_fd is None or not vars(connection).keys() >= _INTERNALS or sock.fileno() < 0:
+        known = vars(connection).keys() >= _INTERNALS and all(hasattr(_lib, call) for call in _CALLS)
+        if _rooms is None or not known or not hasattr(connection, "_raise_ssl_error") or sock.fileno() < 0:
             return None
-        if set_fd(internal._ssl, sock.fileno()) != 1:  # noqa: SLF001  # pragma: no cover - out of memory
+        if _lib.SSL_set_fd(internal._ssl, sock.fileno()) != 1:  # noqa: SLF001  # pragma: no cover - out of memory
             return None
         internal._into_ssl = internal._from_ssl = None  # noqa: SLF001 - freed with that
         return cls(connection, sock)
@@ -67,19 +85,20 @@ class Descriptor:
         error, self._error = self._error, None
         if error is not None:
             raise error
-        await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
         if not self._likely:  # nothing is left in OpenSSL, and seldom something in the kernel
-            await trio.lowlevel.wait_readable(self._open())
+            await trio.lowlevel.wait_readable(self._number())
             waited = True
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while True:
-            self._open()
+            number = self._number()
             try:
                 plaintext = self._read(limit)
             except SSL.WantReadError:
-                await trio.lowlevel.wait_readable(self._sock)
+                await trio.lowlevel.wait_readable(number)
             except SSL.WantWriteError:  # an answer to a key update finds no room
-                await trio.lowlevel.wait_writable(self._sock)
+                await trio.lowlevel.wait_writable(number)
             else:
                 if not waited:
                     await trio.lowlevel.cancel_shielded_checkpoint()
@@ -88,19 +107,23 @@ class Descriptor:
 
     def _read(self, limit: int) -> bytes:
         """Read once, and go on while there is likely to be more; what fails behind the first read fails next time."""
-        connection = self._connection
-        self._likely = False
+        room = self._room
         parts: list[bytes] = []
+        self._likely = False
         try:
             while True:
-                part = connection.recv(min(limit, _RECORD))
+                size = _lib.SSL_read(self._ssl, room, min(_RECORD, limit))
+                if size <= 0:
+                    self._connection._raise_ssl_error(self._ssl, size)  # noqa: SLF001
+                part: bytes = _ffi.buffer(room, size)[:]
+                limit -= size
+                self._likely = limit <= 0
+                if size < _BULK or limit <= 0:
+                    if not parts:
+                        return part
+                    parts.append(part)
+                    break
                 parts.append(part)
-                limit -= len(part)
-                if limit <= 0:
-                    self._likely = True
-                    break
-                if len(part) < _BULK:
-                    break
         except (SSL.WantReadError, SSL.WantWriteError):
             if not parts:
                 raise
@@ -111,36 +134,52 @@ class Descriptor:
             if not parts:
                 raise error from None
             self._error = error
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send *data*, giving others a turn only if the kernel does not take it all.
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Encrypt and send as much of *data* (not empty) as goes without waiting; return how much, perhaps none.
 
-        Failed or cancelled, it has sent an unknown part, and nothing can follow.
+        What did not go has to follow, from its beginning, before anything else.
 
         Raises:
             OpenSSL.SSL.Error: TLS failed.
-            trio.BrokenResourceError: the connection broke.
-            trio.ClosedResourceError: the socket was closed, perhaps while this waited.
+            Truncated, trio.BrokenResourceError: the connection broke.
+            trio.ClosedResourceError: the socket was closed.
         """
-        connection = self._connection
-        view: bytes | bytearray | memoryview = data
-        while True:
-            self._open()
-            try:
-                sent = connection.send(view)
-            except SSL.WantWriteError:
-                await trio.lowlevel.wait_writable(self._sock)
-                continue
-            except SSL.SysCallError as error:
-                raise _broken(error) from None
-            if sent == len(view):
-                return
-            view = memoryview(view)[sent:]
+        self._number()
+        size: int
+        if type(data) is bytes:
+            size = _lib.SSL_write(self._ssl, data, len(data))
+        else:
+            with _ffi.from_buffer(data) as raw:
+                size = _lib.SSL_write(self._ssl, raw, len(raw))
+        if size > 0:
+            return size
+        try:
+            self._connection._raise_ssl_error(self._ssl, size)  # noqa: SLF001
+        except SSL.WantWriteError:
+            return 0
+        except SSL.SysCallError as error:
+            raise _broken(error) from None
+        raise SSL.Error  # pragma: no cover - that something failed, and nothing did
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of *data*, waiting only where the kernel has no room; raises what ``write`` raises.
+
+        Failed or cancelled, it has sent an unknown part, and nothing can follow.
+        """
+        with memoryview(data) as view:
+            start = 0
+            while start < len(view):
+                with view[start : start + _RECORD] as record:
+                    sent = self.write(record)
+                if not sent:
+                    await trio.lowlevel.wait_writable(self._number())
+                start += sent
 
     async def wait_writable(self) -> None:
         """Wait until the kernel has room."""
-        await trio.lowlevel.wait_writable(self._open())
+        await trio.lowlevel.wait_writable(self._number())
 
     async def say_goodbye(self) -> None:
         """Send a close_notify. Nobody else is sending."""
@@ -160,10 +199,12 @@ class Descriptor:
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
 
-    def _open(self) -> socket.socket:
-        if self._sock.fileno() < 0:
+    def _number(self) -> int:
+        """Return the descriptor's number, which is valid until the next ``await``."""
+        number = self._sock.fileno()
+        if number < 0:
             raise trio.ClosedResourceError("this TLS stream was closed")
-        return self._sock
+        return number
 
 
 def _broken(error: SSL.SysCallError) -> Exception:

@@ -286,7 +286,10 @@ class TlsStream(trio.abc.Stream):
         self._require_sendable()
         self._send_broken = True  # until it has returned
         try:
-            await direct.send(data)
+            size = direct.write(data)
+            if size < len(data):
+                with memoryview(data) as view:
+                    await direct.send(view[size:])
         except (SSL.Error, Truncated) as error:
             raise trio.BrokenResourceError("TLS could not send") from error
         self._send_broken = False
