@@ -25,7 +25,7 @@ def _setting(figures: Figures) -> str:
         f"`{figures.command}` at {machine['time']}, revision {machine['revision']}: {machine['processor']}, "
         f"{machine['cpus']} processors, Linux {machine['kernel']}, Python {machine['python']}; "
         f"{figures.plan['rounds']} interleaved rounds of {figures.plan['seconds']:g} s; load average at the start "
-        f"{machine['load average'][0]:.1f}."
+        f"{machine['load average'][0]:.1f}." + (" **A quick run: the figures mean little.**" if figures.plan.get("quick") else "")
     )
 
 

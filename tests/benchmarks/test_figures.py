@@ -57,6 +57,19 @@ def test_a_peer_without_figures_is_no_target_met():
     assert verdicts["pproxy"] is Verdict.OPEN
 
 
+def test_a_quick_run_judges_nothing_that_it_made_smaller():
+    idle = Row("idle 1,000", "sbxproxy", "KiB/tunnel", less_is_better=True)
+    idle.add(Sample(value=5.0))
+    one = figures(sbxproxy=20)
+    one.rows.append(idle)
+    verdicts = {target.workload: verdict for target, _, verdict in judge_targets(one)}
+    assert verdicts["idle 1,000"] is Verdict.MET
+    one.plan["quick"] = True
+    verdicts = {target.workload: verdict for target, _, verdict in judge_targets(one)}
+    assert verdicts["idle 1,000"] is Verdict.OPEN
+    assert verdicts["start"] is Verdict.MISSED
+
+
 def test_every_target_is_about_a_workload_that_exists():
     known = {work.id for work in WORKLOADS}
     assert {target.workload for target in TARGETS} <= known
