@@ -18,7 +18,7 @@ lint: .venv/.dev
 types: .venv/.dev
 	$(BIN)/mypy
 
-bench: .venv/.dev             ## sbxproxy beside other proxies in one run; half an hour (BENCH=--quick: two minutes)
+bench: .venv/.dev             ## sbxproxy beside other proxies in one run; three quarters of an hour (BENCH=--quick: two minutes)
 	$(BIN)/python -m benchmarks setup
 	$(BIN)/python -m benchmarks all $(BENCH)
 

@@ -22,6 +22,7 @@ def draw(figures: Figures, path: Path) -> Path | None:
         import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to import
 
         mpl.use("Agg")
+        mpl.rcParams["svg.fonttype"] = "none"
         mpl.rcParams["svg.hashsalt"] = "bench"  # the same picture from the same figures
         from matplotlib import pyplot as plt  # noqa: PLC0415
     except ImportError:
