@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from importlib import import_module
-from typing import TypeVar
 
 import pytest
 
-from sbxproxy.sandbox.doors import BEHIND
 from sbxproxy.settings import Settings
 from support.programs import FOR_ROOT, takes_root
 
@@ -21,33 +18,37 @@ if os.environ.get("SBXPROXY_ENGINE") == "0":
     Settings.__init__.__kwdefaults__["engine"] = False
 
 
-for module in (*BEHIND, "sbxproxy.dns.reading"):
-    import_module(module)  # which a proxy would do in a thread, and no test's clock waits for threads
-
-
 @pytest.fixture
 def root() -> None:
-    """For tests that take root. A fixture, since of a skip in an asynchronous test no reason is left."""
+    """For tests that take root."""
     takes_root()
 
 
-Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+def _is_for_root(error: BaseException | None) -> bool:
+    """Tell why a test was skipped; a skip in an asynchronous test is followed by another, which has lost the reason."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_for_root, error.exceptions))
+    return isinstance(error, pytest.skip.Exception) and (error.msg == FOR_ROOT or _is_for_root(error.__context__))
 
 
-def _required(report: Report) -> Report:
-    if os.environ.get("SBX_REQUIRE") and report.skipped and not hasattr(report, "wasxfail"):
-        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if why != f"Skipped: {FOR_ROOT}":
-            report.outcome = "failed"
-            report.longrepr = f"SBX_REQUIRE is set, and this was skipped: {why}"
+def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
+    why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"SBX_REQUIRE is set, and this was skipped: {why}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SBX_REQUIRE"):
+        if call.excinfo is None or not _is_for_root(call.excinfo.value):
+            _fail(report)
     return report
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    return _required((yield))
-
-
-@pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    return _required((yield))
+    report = yield
+    if report.skipped and os.environ.get("SBX_REQUIRE"):
+        _fail(report)
+    return report

@@ -214,9 +214,8 @@ async def test_root_can_run_it_as_somebody_else(root, here):
         assert file.read().split() == ["65534", "65534", "CapEff:", "0000000000000000"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose the user")
 @pytest.mark.parametrize(("uid", "groups"), [(1, ["2", "3", "4"]), (0, ["2", "65534"])], ids=["another", "root"])
-async def test_groups_of_the_user_that_root_chose(here, uid, groups):
+async def test_groups_of_the_user_that_root_chose(root, here, uid, groups):
     """They decide on files in any case; user 0 sees but one of them by its number."""
     read, write = os.pipe()
     account = User(uid=uid, gid=2, groups=[3, 4])

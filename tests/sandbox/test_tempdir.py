@@ -115,8 +115,8 @@ def test_what_was_never_ours_stays(place):
     assert [other.exists(), wide.exists(), file.exists(), (deep / "below" / "file").exists()] == [True] * 4
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_another_users_stays(place):
+def test_another_users_stays(root, place):
+    """Only root can give a directory away."""
     theirs = left(place)
     os.chown(theirs, 65534, 65534)
     sweep(place)

@@ -87,7 +87,10 @@ cable("out0", [
 checked(libc.setns(host, 0))
 subprocess.run(["mount", "--bind", resolver, "/etc/resolv.conf"], check=True)
 capture = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))  # ETH_P_ALL, on every interface
-capture.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+try:
+    capture.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+except PermissionError:  # for root of the machine alone
+    capture.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
 made.insert(0, capture)
 with socket.socket(socket.AF_UNIX) as out:
     out.connect(meeting)
