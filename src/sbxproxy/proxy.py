@@ -9,6 +9,7 @@ __all__ = ["Proxy"]
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import trio
@@ -39,6 +40,8 @@ from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.stages.terminator import TlsTerminator
 from sbxproxy.tls.upstream import UpstreamTls
+
+_EVERYWHERE = (IPv4Address(0), IPv6Address(0))
 
 PAUSE = 0.05
 """Seconds after its start until a proxy loads what no connection has asked for yet: what waits for the start goes first."""
@@ -266,4 +269,5 @@ class Proxy:
         if (address, port) in self._endpoints:
             return True
         # A listener on 0.0.0.0 or :: is at every address of the host.
-        return any(own.is_unspecified and port == own_port for own, own_port in self._endpoints) and is_host_address(address)
+        everywhere = (_EVERYWHERE[0], port) in self._endpoints or (_EVERYWHERE[1], port) in self._endpoints
+        return everywhere and is_host_address(address)

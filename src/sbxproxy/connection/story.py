@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import assert_never
 
 import trio
-from trio.abc import Stream
 
 from sbxproxy.address import IPAddress
 from sbxproxy.connection.context import Context
@@ -41,7 +40,7 @@ MUTE_PATIENCE = 0.5
 """Seconds to wait for a denied client's first bytes, where they alone tell in which protocol it can be told."""
 
 
-async def serve_flow(context: Context, client: Stream, ask: Ask) -> bytes | None:
+async def serve_flow(context: Context, client: PeekedStream, ask: Ask) -> bytes | None:
     """Carry one flow from its wish to its end, whatever happens on the way; this owns *client*.
 
     Returns:
@@ -50,7 +49,7 @@ async def serve_flow(context: Context, client: Stream, ask: Ask) -> bytes | None
     """
     flow = Flow(sandbox=context.sandbox, front=ask.front, facts=Facts(host=ask.host, port=ask.port, wire=ask.wire))
     context.flows[flow.id] = flow
-    story = _Story(context, flow, peekable(client), ask)
+    story = _Story(context, flow, client, ask)
     try:
         with flow.scope:
             await story.run()

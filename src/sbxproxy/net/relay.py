@@ -172,7 +172,7 @@ def _take_peeked(stream: trio.abc.Stream) -> bytes:
     taken = b""
     while isinstance(stream, PeekedStream):
         taken += stream.consume(len(stream.peeked))
-        if isinstance(stream, BareStream):
+        if type(stream) is BareStream:
             break
         stream = stream.inner
     return taken
