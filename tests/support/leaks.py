@@ -12,6 +12,9 @@ import sys
 import time
 
 MARK = b"canary"
+PATIENCE = float(os.environ.get("LEAKS_PATIENCE", "10"))
+"""Seconds for an answer by UDP."""
+
 ATTEMPTS = {}
 
 
@@ -48,7 +51,7 @@ def query(name, kind=1):
 
 def tcp(address, port, data):
     def go():
-        with socket.create_connection((address, port), timeout=5) as sock:
+        with socket.create_connection((address, port), timeout=20) as sock:
             sock.sendall(data)
             return f"{len(sock.recv(4096))} bytes"
 
@@ -59,7 +62,7 @@ def tcp(address, port, data):
 def udp(address, port, data, *, connected=False, answer=False, options=()):
     def go():
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(0.5)
+            sock.settimeout(PATIENCE)
             for option in options:
                 sock.setsockopt(*option)
             if connected:
@@ -214,7 +217,7 @@ def packet():
 @attempt("1.2.3.25")
 def mptcp():
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262) as sock:
-        sock.settimeout(5)
+        sock.settimeout(20)
         sock.connect(("1.2.3.25", 443))
         sock.sendall(MARK)
         return f"{len(sock.recv(100))} bytes"
@@ -230,7 +233,7 @@ def tcp_fast_open():
 @attempt("1.2.3.27")
 def tcp_from_chosen_port():
     with socket.socket() as sock:
-        sock.settimeout(5)
+        sock.settimeout(20)
         sock.bind(("0.0.0.0", 12345))
         sock.connect(("1.2.3.27", 443))
         sock.sendall(MARK)
@@ -239,7 +242,7 @@ def tcp_from_chosen_port():
 
 @attempt("1.2.3.28")
 def tcp_urgent():
-    with socket.create_connection(("1.2.3.28", 443), timeout=5) as sock:
+    with socket.create_connection(("1.2.3.28", 443), timeout=20) as sock:
         sock.send(MARK, socket.MSG_OOB)
         return f"{len(sock.recv(100))} bytes"
 
