@@ -116,7 +116,7 @@ def test_a_listener_that_can_not_be_is_one_clear_sentence(where):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--listener-auth", "me=plain"), ("--listener-auth", "me=env:SBX_NOT_SET"), ("--proxy-protocol", "10.0.0.1/8")],
+    [("--listener-auth", "me=plain"), ("--listener-auth", "me=env:SBX_NOT_SET"), ("--proxy-protocol", "10.0.0.1/8"), ("--proxy-protocol", "UNIX")],
 )
 def test_other_mistakes_are_one_clear_sentence_too(option, value):
     assert option in one_sentence(sbxproxy("serve", "--deny-all", "--listen", "127.0.0.1:0", option, value))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -418,6 +420,36 @@ async def test_d15_a_listener_for_proxy_headers_takes_nothing_else(trusted: str,
         assert (await until_end(stream))[0] == b""
         assert (await firewall.next_closed()).reason == "bad-request"
     assert origin.connections == 0
+
+
+@pytest.mark.parametrize("trusted", [["unix"], [ip_network("127.0.0.0/8"), "unix"], [ip_network("0.0.0.0/0")]])
+async def test_d15_a_unix_socket_takes_proxy_headers_only_if_told_so(trusted: list[Any], tmp_path: Path) -> None:
+    """Its peers have no address, so no range of addresses stands for them."""
+    origin = _origin()
+    async with open_firewall({"allow": [NAME]}, origin, directory=tmp_path) as firewall:
+        path = tmp_path / "ingress"
+        serve = partial(firewall.sandbox.serve, [open_unix_listener(path)], trusted_proxies=trusted)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            stream = await trio.open_unix_socket(path)
+            await stream.send_all(_proxy_header("198.51.100.7", origin.port))
+            if "unix" in trusted:
+                await _get_through(firewall, origin, stream, origin.write_root(tmp_path))
+                event = await firewall.next_closed()
+                assert (event.front, event.target) == ("proxy-protocol", f"198.51.100.7:{origin.port}")
+            else:
+                assert (await until_end(stream))[0] == b""
+                assert (await firewall.next_closed()).reason == "bad-request"
+                await stream.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def test_d15_a_tcp_peer_is_none_of_a_unix_socket(tmp_path: Path) -> None:
+    async with open_firewall("allow-all", directory=tmp_path, serve={"trusted_proxies": ["unix"]}) as firewall:
+        stream = await firewall.open()
+        await stream.send_all(_proxy_header("198.51.100.7", 443))
+        assert (await until_end(stream))[0] == b""
+        assert (await firewall.next_closed()).reason == "bad-request"
 
 
 async def test_d15_a_proxy_header_on_a_plain_listener_is_denied(tmp_path: Path) -> None:

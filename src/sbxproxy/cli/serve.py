@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import trio
@@ -36,8 +36,8 @@ FAILURE = 1
 @click.option(
     "--proxy-protocol",
     multiple=True,
-    metavar="CIDR",
-    help="Take PROXY v2 headers, from these peers only, instead of CONNECT and SOCKS.",
+    metavar="CIDR|unix",
+    help="Take PROXY v2 headers, from these peers only, instead of CONNECT and SOCKS; unix: whoever may connect to a unix:PATH.",
 )
 @click.option("--ca-out", type=click.Path(path_type=Path), metavar="FILE", help="Write the CA's certificate here.")
 @click.option("--trust-dir", type=click.Path(path_type=Path), metavar="DIR", help="Write ca.pem and bundle.pem here.")
@@ -117,9 +117,9 @@ def _auth(text: str | None) -> ListenerAuth | None:
     return ListenerAuth(user=user, password=password)
 
 
-def _trusted(texts: tuple[str, ...]) -> list[IPNetwork]:
+def _trusted(texts: tuple[str, ...]) -> list[IPNetwork | Literal["unix"]]:
     try:
-        return [parse_network(text) for text in texts]
+        return ["unix" if text == "unix" else parse_network(text) for text in texts]
     except ValueError as error:
         raise ConfigurationError(f"--proxy-protocol: {error}") from None
 

@@ -20,13 +20,13 @@ from sbxproxy.wire.proxy_protocol import parse_proxy_header
 from sbxproxy.wire.result import Hint
 
 
-def peer_is_trusted(client: PeekedStream, trusted: PrefixTable) -> bool:
-    """Tell whether the TCP peer's address is in *trusted*; a Unix socket's file permissions are its own check."""
+def peer_is_trusted(client: PeekedStream, trusted: PrefixTable, *, unix: bool) -> bool:
+    """Tell whether the TCP peer's address is in *trusted*; *unix* is the answer for a Unix socket, whose file's mode says who may."""
     sock = socket_below(client)
     if sock is None:
         return False
     if sock.family == trio.socket.AF_UNIX:
-        return True
+        return unix
     try:
         address = parse_address(sock.getpeername()[0])
     except OSError:
@@ -34,13 +34,18 @@ def peer_is_trusted(client: PeekedStream, trusted: PrefixTable) -> bool:
     return address is not None and trusted.find(address) is not None
 
 
-async def open_proxy_protocol(client: PeekedStream, trusted: PrefixTable) -> StreamAsk:
+async def open_proxy_protocol(client: PeekedStream, trusted: PrefixTable, *, unix: bool = False) -> StreamAsk:
     """Read and consume the header; its destination is the target.
+
+    Args:
+        client: the connection.
+        trusted: addresses of the peers that may send one.
+        unix: whether whoever connects to a Unix socket may.
 
     Raises:
         ClientProtocolError: the peer isn't trusted, there is no valid header, or it names no destination.
     """
-    if not peer_is_trusted(client, trusted):
+    if not peer_is_trusted(client, trusted, unix=unix):
         raise ClientProtocolError(Reason.BAD_REQUEST, "a PROXY header is not accepted from this peer")
     while (header := parse_proxy_header(client.peeked)) is Hint.NEED_MORE:
         if not await client.fill():

@@ -11,7 +11,7 @@ __all__ = ["Sandbox"]
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import trio
@@ -262,7 +262,7 @@ class Sandbox:
         listeners: Sequence[Listener[Any]],
         *,
         auth: ListenerAuth | None = None,
-        trusted_proxies: Sequence[IPNetwork] = (),
+        trusted_proxies: Sequence[IPNetwork | Literal["unix"]] = (),
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept HTTP CONNECT, absolute-form HTTP and SOCKS5 on *listeners* until drained or cancelled; closes them then.
@@ -273,18 +273,22 @@ class Sandbox:
             listeners: open listeners, TCP or Unix.
             auth: ask for this user name and password.
             trusted_proxies: if given, connections begin with a PROXY protocol v2 header instead, accepted from these addresses
-                only, and its destination is the target.
+                only, and its destination is the target. ``"unix"`` stands for whoever may connect to the Unix sockets among the
+                listeners.
             task_status: started once connections are accepted.
 
         Raises:
             RuntimeError: the sandbox is closed.
         """
         self._require_open()
-        trusted = PrefixTable(trusted_proxies) if trusted_proxies else None
+        trusted = PrefixTable([network for network in trusted_proxies if network != "unix"])
+        unix = "unix" in trusted_proxies
         limits = self._context.limits
 
         async def opener(client: PeekedStream) -> Ask | None:
-            return await (open_explicit(client, limits, auth) if trusted is None else open_proxy_protocol(client, trusted))
+            if trusted_proxies:
+                return await open_proxy_protocol(client, trusted, unix=unix)
+            return await open_explicit(client, limits, auth)
 
         unregister = self._register([endpoint for listener in listeners for endpoint in local_endpoints(listener)])
         try:
