@@ -49,6 +49,9 @@ _DISCARD = RECEIVE
 _LINGER_READS = 16
 """Most receives from a client that is still sending when it has been told that the connection ends."""
 
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+"""Methods that need no second thought."""
+
 Failure = Denied | ClientProtocolError | UpstreamError | StageError
 
 
@@ -96,6 +99,7 @@ class Exchange:
         self._patience = patience
         self._origin = origin
         self._proxying = proxying
+        self._host = b"" if proxying else origin.authority.encode()
         self._limits = limits
         self._relay = relay
         self._pool = pool
@@ -123,10 +127,21 @@ class Exchange:
         client.expect_message()
         self._started = patience.begin(self._limits.request_idle)
         client.incoming.patience = patience
-        ended = await self._serve(raw)
-        if ended is not None and ended.reason == "elsewhere":
-            self.under_way = False
-            return ended
+        try:
+            if isinstance(raw, ClientProtocolError):
+                raise raw
+            ended = await self._decide(raw)
+        except ClientGone:
+            self._reason = "client-gone"
+            ended = Ended(self._reason)
+        except (Denied, ClientProtocolError, UpstreamError, StageError) as error:
+            # After an error of the client's it is not known where its next request would begin.
+            ended = await self._answer(error, close=isinstance(error, ClientProtocolError))
+        else:
+            if ended is not None and ended.reason == "elsewhere":
+                self.under_way = False
+                return ended
+            self._reason = "ok"
         if self._forwarding is not None:
             if self._forwarding.switched:
                 patience.rest()
@@ -134,8 +149,10 @@ class Exchange:
                 ended = await self._tunnel(self._forwarding)
                 self._reason = "ok"
             await self.close()
+        elif self._shortcut is not None and self._shortcut.under_way:
+            await self.close()
         else:
-            self._record()
+            self._record(patience.last)
         return ended
 
     async def close(self) -> None:
@@ -149,21 +166,7 @@ class Exchange:
                 await self._forwarding.close()
                 self._forwarding = None
         finally:
-            self._record()
-
-    async def _serve(self, raw: RequestHead | bytes | ClientProtocolError) -> Ended | None:
-        try:
-            if isinstance(raw, ClientProtocolError):
-                raise raw
-            ended = await self._decide(raw)
-        except ClientGone:
-            self._reason = "client-gone"
-            return Ended(self._reason)
-        except (Denied, ClientProtocolError, UpstreamError, StageError) as error:
-            # After an error of the client's it is not known where its next request would begin.
-            return await self._answer(error, close=isinstance(error, ClientProtocolError))
-        self._reason = "ok"
-        return ended
+            self._record(self._patience.now())
 
     async def _answer(self, failure: Failure, *, close: bool) -> Ended | None:
         """Tell the client what went wrong, in whatever way is left."""
@@ -196,8 +199,11 @@ class Exchange:
                 return Ended("elsewhere", raw + bytes(client.incoming.data))
         self._head = head
         self._body = body = client.begin(raw, head)
-        target = check_target(head, self._origin, proxying=self._proxying)
         plain = head.names is not None
+        if plain and head.host == self._host and head.method in _USUAL:
+            target = head.target.decode("ascii")
+        else:
+            target = check_target(head, self._origin, proxying=self._proxying)
         awaits_continue = not plain and expects_continue(head) and client.awaits_continue
         if head.fields is not self._fields:
             self._fields, self._headers = head.fields, end_to_end(head.fields, head.names)
@@ -333,7 +339,7 @@ class Exchange:
             await forwarding.finish()
         return Ended("upgraded")
 
-    def _record(self) -> None:
+    def _record(self, now: float) -> None:
         self.under_way = False
         self.served = True
         head, tally = self._head, self._tally
@@ -344,7 +350,7 @@ class Exchange:
             bytes_up=tally.bytes_up,
             bytes_down=tally.bytes_down,
             reason=self._reason,
-            seconds=self._patience.now() - self._started,
+            seconds=now - self._started,
         )
         try:
             self._handler.done(record)

@@ -39,12 +39,17 @@ class Origin:
     port: int
     scheme: str = "https"
     authority: str = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Write the authority once."""
+        """Write the authority once, and find the hash."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         authority = host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
         object.__setattr__(self, "authority", authority)
+        object.__setattr__(self, "_hash", hash((self.host, self.port, self.scheme)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,6 +144,17 @@ class Incoming(ABC, Generic[_Head]):
 class FromClient(Incoming[RequestHead]):
     """What the client sends."""
 
+    async def fill(self) -> bool:
+        """Receive once into the buffer; false at the end of the stream. Raises what ``receive`` raises."""
+        try:
+            chunk = await self._receive(RECEIVE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientGone from None
+        if self.patience is not None:
+            self.patience.push()
+        self.data += chunk
+        return bool(chunk)
+
     def __init__(self, stream: Stream, limits: Limits, initial: bytes = b"") -> None:
         """Begin with *initial*, which somebody received before."""
         super().__init__(stream, initial)

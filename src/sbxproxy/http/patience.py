@@ -24,9 +24,10 @@ class Patience:
     Attributes:
         scope: cancelled when the time is over; the caller enters it once, and calls ``close`` after it.
         now: tells the time, as ``trio.current_time`` does.
+        last: when it was begun or pushed last.
     """
 
-    __slots__ = ("_alarms", "_seconds", "_until", "_wake", "now", "scope")
+    __slots__ = ("_alarms", "_seconds", "_until", "_wake", "last", "now", "scope")
 
     def __init__(self) -> None:
         """Begin without a deadline."""
@@ -36,10 +37,11 @@ class Patience:
         self._seconds = inf
         self._until = inf
         self._wake = inf
+        self.last = self.now()
 
     def begin(self, seconds: float) -> float:
         """From now on wait for *seconds* in which nothing is pushed; return the time."""
-        now = self.now()
+        self.last = now = self.now()
         self._seconds = seconds
         self._until = until = now + seconds
         if until < self._wake:
@@ -49,7 +51,8 @@ class Patience:
 
     def push(self) -> None:
         """Something moved."""
-        self._until = self.now() + self._seconds
+        self.last = now = self.now()
+        self._until = now + self._seconds
 
     def rest(self) -> None:
         """Wait for ever."""

@@ -11,7 +11,6 @@ __all__ = ["Pool"]
 
 import select
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -23,7 +22,7 @@ from sbxproxy.net.sockets import socket_below
 from sbxproxy.settings import Limits
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Idle:
     origin: Origin
     stream: Stream
@@ -45,7 +44,6 @@ class Pool:
         self._by_origin: dict[Origin, list[_Idle]] = {}  # likewise
         self._dead: list[Stream] = []
         self._closed = False
-        self._now: Callable[[], float] = trio.current_time
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -53,13 +51,13 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {len(self._idle)} idle>"
 
-    def take(self, origin: Origin) -> Stream | None:
+    def take(self, origin: Origin, now: float | None = None) -> Stream | None:
         """Take out the connection to *origin* that was idle for the shortest time, or ``None``.
 
         One that has something to read is given up: an idle upstream has nothing to say but that it is closing,
         or a response that nobody asked for.
         """
-        self.expire(self._now())
+        self.expire(now)
         while idle := self._newest(origin):
             if not _readable(idle.stream):
                 return idle.stream
@@ -84,7 +82,7 @@ class Pool:
             del self._by_origin[idle.origin]
         return idle
 
-    def give(self, origin: Origin, stream: Stream, *, generation: int | None = None) -> None:
+    def give(self, origin: Origin, stream: Stream, *, generation: int | None = None, now: float | None = None) -> None:
         """Put in a verified connection to *origin* on which nothing is under way; the pool owns it now.
 
         *generation* is what it was when the connection was begun, or taken out.
@@ -92,15 +90,18 @@ class Pool:
         if self._closed or generation not in {None, self.generation}:
             self._dead.append(stream)
             return
-        if not self._idle:
-            self._now = trio.lowlevel.current_clock().current_time  # of this run; half the way to it
-        now = self._now()
+        if now is None:
+            now = trio.current_time()
         self.expire(now)
         if len(self._idle) >= self._limits.pooled_per_sandbox:
             self._dead.append(self._oldest().stream)
         idle = _Idle(origin, stream, now + self._limits.keep_alive)
         self._idle[idle] = None
-        self._by_origin.setdefault(origin, []).append(idle)
+        same = self._by_origin.get(origin)
+        if same is None:
+            self._by_origin[origin] = [idle]
+        else:
+            same.append(idle)
 
     def forget(self) -> None:
         """Give up all connections, now or when they come back: the policy they were opened under is replaced."""
@@ -108,6 +109,11 @@ class Pool:
         self._dead += [idle.stream for idle in self._idle]
         self._idle.clear()
         self._by_origin.clear()
+
+    @property
+    def has_dead(self) -> bool:
+        """There is something for ``bury`` to do."""
+        return bool(self._dead)
 
     async def bury(self) -> None:
         """Close what was given up; it does not wait for any peer and can't be cancelled."""
@@ -138,9 +144,10 @@ class Pool:
         if now is None:
             now = trio.current_time()
         while self._idle:
-            oldest = next(iter(self._idle))
-            if oldest.until > now:
-                return
+            for oldest in self._idle:
+                if oldest.until > now:
+                    return
+                break
             self._dead.append(self._oldest().stream)
 
 

@@ -68,14 +68,16 @@ async def serve(
 
 
 async def _serve_all(side: ClientSide, exchange: Exchange, patience: Patience, limits: Limits) -> Ended:
+    incoming = side.incoming
     while True:
+        head: RequestHead | bytes | ClientProtocolError | Ended
         head = await _next_head(side, patience, limits, first=not exchange.served)
         if isinstance(head, Ended):
             return head
         ended = await exchange.run(head)
         if ended is not None:
             return ended
-        if side.incoming.data:
+        if incoming.data:
             await trio.lowlevel.checkpoint()  # a client that asks ahead does not take the turns of others
 
 

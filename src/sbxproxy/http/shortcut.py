@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Resumed", "Shortcut"]
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 import trio
 from trio.abc import Stream
 
-from sbxproxy.http.fields import end_to_end, lines, outgoing
+from sbxproxy.http.fields import Fields, end_to_end, lines, outgoing
 from sbxproxy.http.handler import Origin, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, below
 from sbxproxy.http.job import Job, Tally, check_request
@@ -26,8 +27,7 @@ from sbxproxy.http.pool import Pool
 from sbxproxy.http.sides import BODILESS, ClientSide, status_line
 from sbxproxy.net.sockets import abort
 from sbxproxy.settings import Limits
-from sbxproxy.wire.http1 import ResponseHead
-from sbxproxy.wire.plain_head import Memory, plain_response_head
+from sbxproxy.wire.plain_head import Memory, plain_response
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class Shortcut:
         request = self._request(job)
         pool, origin = self._pool, job.forward.origin
         generation = pool.generation
-        stream = pool.take(origin)
+        stream = pool.take(origin, patience.last)
         if stream is None:
             return None
         self._stream = stream
@@ -105,7 +105,6 @@ class Shortcut:
         deaf, received = False, b""
         try:
             await getattr(bottom, "send_at_once", bottom.send_all)(request + content if content else request)
-            patience.push()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             deaf = True
         else:
@@ -114,25 +113,36 @@ class Shortcut:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 received = bytes(await bottom.receive_some(RECEIVE))
             patience.push()
-            read = plain_response_head(
-                received, limit=self._limits.head, max_fields=self._limits.header_fields, memory=self._memory
-            )
+            read = plain_response(received, limit=self._limits.head, memory=self._memory)
             if read is not None:
-                head, end = read
-                bodiless = job.head.method == "HEAD" or head.status in BODILESS
-                if len(received) - end == (0 if bodiless else head.content_length):
-                    response = self._response(head)
+                status, _, fields, names, length, end = read
+                bodiless = job.head.method == "HEAD" or status in BODILESS
+                if len(received) - end == (0 if bodiless else length):
+                    if fields is not self._received_fields:
+                        self._remember(fields, names)
+                    response = Response(status=status, headers=self._received_headers)
                     answer = await ask(self._handler.on_response, job.forward.request, response)
                     if answer is response:
-                        await self._answer(head, received[end:], tally)
+                        body = received[end:]
+                        client = self._client
+                        client.answered = True
+                        tally.status = status
+                        await client.send(self._answer(status, None if status == 204 else length, body))
+                        tally.bytes_down = len(body)
                         self._stream = None
-                        pool.give(origin, stream, generation=generation)
-                        await pool.bury()
+                        pool.give(origin, stream, generation=generation, now=patience.last)
+                        if pool.has_dead:
+                            await pool.bury()
                         return True
                     self._stream = None
                     return Resumed(stream=stream, generation=generation, deaf=False, received=received, response=answer)
         self._stream = None
         return Resumed(stream=stream, generation=generation, deaf=deaf, received=received, response=None)
+
+    @property
+    def under_way(self) -> bool:
+        """An upstream connection is in use."""
+        return self._stream is not None
 
     async def close(self) -> None:
         """Reset the upstream connection if a request is under way on it."""
@@ -152,21 +162,14 @@ class Shortcut:
             return b"%b%bContent-Length: %d\r\n\r\n" % (first, self._sent_lines, len(job.content or b""))
         return b"%b%b\r\n" % (first, self._sent_lines)
 
-    def _response(self, head: ResponseHead) -> Response:
-        if head.fields is not self._received_fields:
-            self._received_headers = end_to_end(head.fields, head.names, client=True)
-            self._received_lines = lines(self._received_headers.fields)
-            self._received_fields = head.fields
-        return Response(status=head.status, headers=self._received_headers)
+    def _remember(self, fields: Fields, names: Sequence[bytes]) -> None:
+        self._received_headers = end_to_end(fields, names, client=True)
+        self._received_lines = lines(self._received_headers.fields)
+        self._received_fields = fields
 
-    async def _answer(self, head: ResponseHead, body: bytes, tally: Tally) -> None:
-        """Send the response: all of it is there, so that nothing of it can be cut."""
-        client = self._client
-        if head.status == 204 or head.content_length is None:
-            length = b""
-        else:
-            length = b"Content-Length: %d\r\n" % head.content_length
-        client.answered = True
-        tally.status = head.status
-        await client.send(b"%b%b%b\r\n%b" % (status_line(head.status), self._received_lines, length, body))
-        tally.bytes_down = len(body)
+    def _answer(self, status: int, length: int | None, body: bytes) -> bytes:
+        """Write the whole response."""
+        first = status_line(status)
+        if length is None:
+            return b"%b%b\r\n%b" % (first, self._received_lines, body)
+        return b"%b%bContent-Length: %d\r\n\r\n%b" % (first, self._received_lines, length, body)

@@ -89,7 +89,14 @@ class Transforms:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """Headers that a step made of others: a client that sends the same again gets the same, while the secrets are the same."""
+    """Headers that a step made of others: a client that sends the same again gets the same, while the secrets are the same.
+
+    Attributes:
+        step: what made them.
+        before: of what.
+        values: with these secrets.
+        after: themselves.
+    """
 
     step: actions.SetHeaders
     before: Headers
@@ -156,6 +163,15 @@ class Inspector:
             case actions.Forward() as forward:
                 return self._forwarded(request, forward)
             case actions.Transform() as transform:
+                made = self._made
+                if (
+                    made is not None
+                    and made.before is request.headers
+                    and len(transform.steps) == 1
+                    and transform.steps[0] is made.step
+                    and not made.values
+                ):
+                    return Forward(request=request.with_headers(made.after), origin=self.origin)
                 return await self._transformed(request, transform)
             case unknown:
                 assert_never(unknown)

@@ -35,6 +35,7 @@ import socket
 from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
+from typing import NoReturn
 
 import trio
 from cryptography import x509
@@ -79,9 +80,12 @@ class _OneCaller:
         self.busy = False
         self._message = message
 
+    def refuse(self) -> NoReturn:
+        raise trio.BusyResourceError(self._message)
+
     def __enter__(self) -> None:
         if self.busy:
-            raise trio.BusyResourceError(self._message)
+            self.refuse()
         self.busy = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -262,7 +266,8 @@ class TlsStream(trio.abc.Stream):
                 return
             if self._direct is not None:
                 await trio.lowlevel.checkpoint()
-                await self._send_direct(self._direct, data)
+                self._require_sendable()
+                await self._send_rest(self._direct, data)
                 return
             with memoryview(data) as view:
                 for start in range(0, len(view), _SLICE):
@@ -276,20 +281,29 @@ class TlsStream(trio.abc.Stream):
 
     async def send_at_once(self, data: bytes | bytearray | memoryview) -> None:
         """Send *data* as ``send_all`` does, but give others a turn only where it must be waited for something."""
-        if self._direct is None or not data:
+        direct = self._direct
+        if direct is None or not data:
             await self.send_all(data)
             return
-        with self._sending:
-            await self._send_direct(self._direct, data)
-
-    async def _send_direct(self, direct: Descriptor, data: bytes | bytearray | memoryview) -> None:
-        self._require_sendable()
-        self._send_broken = True  # until it has returned
+        if self._sending.busy:
+            self._sending.refuse()
+        if self._state is not _State.OPEN or self._send_broken:
+            self._require_sendable()
+        self._send_broken = True  # until all is sent
         try:
             size = direct.write(data)
-            if size < len(data):
-                with memoryview(data) as view:
-                    await direct.send(view[size:])
+        except (SSL.Error, Truncated) as error:
+            raise trio.BrokenResourceError("TLS could not send") from error
+        if size == len(data):
+            self._send_broken = False
+            return
+        with self._sending, memoryview(data) as view:
+            await self._send_rest(direct, view[size:])
+
+    async def _send_rest(self, direct: Descriptor, data: bytes | bytearray | memoryview) -> None:
+        self._send_broken = True  # until it has returned
+        try:
+            await direct.send(data)
         except (SSL.Error, Truncated) as error:
             raise trio.BrokenResourceError("TLS could not send") from error
         self._send_broken = False
@@ -328,10 +342,35 @@ class TlsStream(trio.abc.Stream):
             trio.ClosedResourceError: the stream was closed, also while this waited.
         """
         limit = _READ if max_bytes is None else _positive(max_bytes)
+        direct = self._direct
+        if direct is None:
+            return await self._receive_buffered(limit)
+        if self._receiving.busy:
+            self._receiving.refuse()
+        self._receiving.busy = True
+        try:
+            if self._state is not _State.OPEN:
+                self._require_open()
+            if self._eof:
+                await trio.lowlevel.checkpoint()
+                return b""
+            plaintext = await direct.receive(limit)
+            if not plaintext:
+                self._eof = True
+            return plaintext
+        except SSL.Error as error:
+            self._send_broken = True
+            raise trio.BrokenResourceError("the TLS connection is damaged") from error
+        except Truncated:
+            self._send_broken = True
+            self._end_without_close_notify()
+            return b""
+        finally:
+            self._receiving.busy = False
+
+    async def _receive_buffered(self, limit: int) -> bytes:
         with self._receiving:
             self._require_open()
-            if self._direct is not None:
-                return await self._receive_direct(self._direct, limit)
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
             while True:
@@ -347,8 +386,7 @@ class TlsStream(trio.abc.Stream):
                     return plaintext
                 await self._flush_answer()
                 if self._sock is not None and self._go_direct(self._sock):
-                    assert self._direct is not None
-                    return await self._receive_direct(self._direct, limit)
+                    break
                 ciphertext = await self.transport.receive_some(_READ)
                 waited = True
                 self._require_open()
@@ -356,6 +394,7 @@ class TlsStream(trio.abc.Stream):
                     self._feed(ciphertext)
                 else:
                     self._end_without_close_notify()
+        return await self.receive_some(limit)
 
     def _go_direct(self, sock: socket.socket) -> bool:
         """Put OpenSSL on the socket, if nothing is in between: it has just asked for more, and has said all it had to."""
@@ -366,23 +405,6 @@ class TlsStream(trio.abc.Stream):
         if self._direct is None:
             self._sock = None
         return self._direct is not None
-
-    async def _receive_direct(self, direct: Descriptor, limit: int) -> bytes:
-        if self._eof:
-            await trio.lowlevel.checkpoint()
-            return b""
-        try:
-            plaintext = await direct.receive(limit)
-        except SSL.Error as error:
-            self._send_broken = True
-            raise trio.BrokenResourceError("the TLS connection is damaged") from error
-        except Truncated:
-            self._send_broken = True
-            self._end_without_close_notify()
-            return b""
-        if not plaintext:
-            self._eof = True
-        return plaintext
 
     def _end_without_close_notify(self) -> None:
         self.truncated = True

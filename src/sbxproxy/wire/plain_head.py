@@ -7,11 +7,11 @@ is not, well-formed or not, is simply left to it: this reader never refuses.
 
 from __future__ import annotations
 
-__all__ = ["Memory", "plain_request_head", "plain_response_head"]
+__all__ = ["Memory", "plain_request_head", "plain_response", "plain_response_head"]
 
 import re
 
-from sbxproxy.wire.http1 import RequestHead, ResponseHead, TargetForm
+from sbxproxy.wire.http1 import Fields, RequestHead, ResponseHead, TargetForm
 
 # Possessive, so that what does not fit fails in one pass. No value ends in white space, so none has to be cut.
 _FIELDS = rb"((?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\r\n){1,100})\r\n"
@@ -24,7 +24,7 @@ _ASKS_MORE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-set
 _BODILESS = frozenset({204, 304})
 
 
-_Read = tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], int | None] | None
+_Read = tuple[Fields, tuple[bytes, ...], int | None] | None
 """The fields, their names in lower case, and the body's length; ``None`` if they are not plain."""
 
 
@@ -94,27 +94,38 @@ def plain_response_head(
     data: bytes | bytearray, *, limit: int, max_fields: int, memory: Memory | None = None
 ) -> tuple[ResponseHead, int] | None:
     """Read the final response head that *data* begins with, if it tells its length; see ``plain_request_head``."""
-    match = _RESPONSE.match(data, 0, limit)
-    if match is None:
-        return None
-    status, reason, block = match.groups()
-    read = _read(block, max_fields) if memory is None else memory.read(block)
+    read = plain_response(data, limit=limit, memory=memory or Memory(max_fields))
     if read is None:
         return None
-    fields, names, length = read
-    code = int(status)
-    if names.count(b"host") > 1 or (length is None and code not in _BODILESS):
-        return None
+    status, reason, fields, names, length, end = read
     head = ResponseHead(
-        status=code,
-        reason=reason or b"",
+        status=status,
+        reason=reason,
         version=(1, 1),
         fields=fields,
         content_length=length,
         chunked=False,
         names=names,
     )
-    return head, match.end()
+    return head, end
+
+
+def plain_response(
+    data: bytes | bytearray, *, limit: int, memory: Memory
+) -> tuple[int, bytes, Fields, tuple[bytes, ...], int | None, int] | None:
+    """Read what ``plain_response_head`` does: status, reason, fields, their names in lower case, length, and where it ends."""
+    match = _RESPONSE.match(data, 0, limit)
+    if match is None:
+        return None
+    status, reason, block = match.groups()
+    read = memory.read(block)
+    if read is None:
+        return None
+    fields, names, length = read
+    code = int(status)
+    if names.count(b"host") > 1 or (length is None and code not in _BODILESS):
+        return None
+    return code, reason or b"", fields, names, length, match.end()
 
 
 def _read(block: bytes, max_fields: int) -> _Read:
