@@ -49,9 +49,9 @@ def query(name, kind=1):
     return os.urandom(2) + b"\1\0\0\1\0\0\0\0\0\0" + labels + b"\0" + struct.pack("!HH", kind, 1)
 
 
-def tcp(address, port, data):
+def tcp(address, port, data, patience=20):
     def go():
-        with socket.create_connection((address, port), timeout=20) as sock:
+        with socket.create_connection((address, port), timeout=patience) as sock:
             sock.sendall(data)
             return f"{len(sock.recv(4096))} bytes"
 
@@ -251,7 +251,7 @@ def main():
     signal.alarm(80)
     told = {}
     if len(sys.argv) > 1:  # what is allowed, dialled at an address that has nothing to do with it
-        ATTEMPTS["allowed"] = tcp("1.2.3.30", 443, hello(sys.argv[1].encode()))
+        ATTEMPTS["allowed"] = tcp("1.2.3.30", 443, hello(sys.argv[1].encode()), 2)  # nobody answers there
     for name, function in ATTEMPTS.items():
         started = time.monotonic()
         try:
