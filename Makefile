@@ -1,5 +1,5 @@
 # Each target sets up everything it needs: an own virtual environment in .venv, packages from PyPI, Debian packages when run as root.
-.PHONY: demo test lint types check bench leftovers bench-micro setup clean schema constraints
+.PHONY: demo test lint types check bench leftovers bench-micro setup clean schema constraints soak
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,7 +25,10 @@ bench: .venv/.dev             ## sbxproxy beside other proxies in one run; three
 bench-micro: .venv/.dev       ## the parts of a connection, one by one; five seconds
 	$(BIN)/python -m benchmarks micro
 
-leftovers: .venv/.dev         ## run some 1,600 sandboxes, one after another and at once, and say what they leave behind; takes minutes
+soak: .venv/.dev             ## ten minutes of everything at once, with policies that change; fails if something grows or gets through
+	$(BIN)/python -m benchmarks soak $(SOAK)
+
+leftovers: .venv/.dev         ## run 1,000 sandboxes, one after another and at once, and say what they leave behind; takes minutes
 	@PYTHONPATH=tests $(BIN)/python -m support.leftovers --everything
 
 schema: .venv/.dev            ## write docs/policy.schema.json again

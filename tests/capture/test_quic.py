@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import pytest
 
 from support.captured import MODES, ROOT, as_user
 from support.certs import Root
 from support.outer import RESOLVER, open_outer
+from support.programs import unavailable
 from support.resolver import Resolver
 
 SERVER, CLIENT = (str(ROOT / "tests" / "support" / name) for name in ("quic_server.py", "quic_client.py"))
@@ -45,7 +47,8 @@ def mode(request):
 
 @pytest.fixture
 def site(tmp_path_factory):
-    pytest.importorskip("aioquic")
+    if find_spec("aioquic") is None:
+        unavailable("the Python package aioquic is not installed")
     directory = tmp_path_factory.mktemp("quic")
     with (
         open_outer(("SOCK_DGRAM", RESOLVER, 53)) as outer,
