@@ -1,4 +1,4 @@
-"""``python -m benchmarks [run|all|setup|document|micro|policy|postgres] …``; without a word, ``run``."""
+"""``python -m benchmarks [run|all|setup|document|micro|policy|postgres|soak] …``; without a word, ``run``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from benchmarks.plan import Plan
 from benchmarks.plots import draw
 from benchmarks.report import comparison, markdown
 from benchmarks.run import run
+from benchmarks.soak import main as soak
 from benchmarks.streamed import Streamed
 from benchmarks.subjects import SUBJECTS, Subject
 from benchmarks.workloads import WORKLOADS, Workload
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         "policy": policy.main,
         "setup": setup.main,
         "document": document.main,
+        "soak": soak.main,
     }
     if arguments and arguments[0] in others:
         return others[arguments[0]](list(arguments[1:]))
@@ -90,7 +92,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks run",
         description="Measure sbxproxy beside other proxies in one interleaved run.",
-        epilog=f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. Also: setup, document, micro, policy, postgres.",
+        epilog=f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. Also: setup, document, micro, policy, postgres, soak.",
     )
     parser.add_argument("--only", metavar="W1b,W3", help="families of workloads, or ids such as 'W1b c32'")
     parser.add_argument("--subjects", metavar="A,B", help="what is measured; default: everything that is installed")
