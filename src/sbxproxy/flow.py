@@ -34,7 +34,6 @@ class Flow:
         ended: why it ended (``eof``, ``denied``, ``idle``, ``policy-changed``, …); empty while it lives.
         started: ``trio.current_time()`` at accept.
         id: unique in this process, ascending.
-        finished: set once everything of the flow is closed.
     """
 
     sandbox: str
@@ -49,7 +48,23 @@ class Flow:
     ended: str = ""
     started: float = field(default_factory=trio.current_time)
     id: int = field(default_factory=lambda: next(_ids))
-    finished: trio.Event = field(default_factory=trio.Event, repr=False)
+    _finished: trio.Event | None = field(default=None, init=False, repr=False)
+    _over: bool = field(default=False, init=False, repr=False)
+
+    @property
+    def finished(self) -> trio.Event:
+        """Set once everything of the flow is closed. It is made when somebody asks for it: hardly anybody does."""
+        if self._finished is None:
+            self._finished = trio.Event()
+            if self._over:
+                self._finished.set()
+        return self._finished
+
+    def finish(self) -> None:
+        """Say that everything of the flow is closed; for the core alone."""
+        self._over = True
+        if self._finished is not None:
+            self._finished.set()
 
     def cut(self, why: str) -> None:
         """End the flow now; the first reason given stands."""

@@ -28,6 +28,11 @@ def small_pair():
     return tcp_pair(buffers=16 * 1024)
 
 
+async def carried(engine, *args, **options):
+    tunnel = engine.take(*args, **options)
+    return None if tunnel is None else await engine.carry(tunnel)
+
+
 class Line:
     """Two pairs of sockets with a tunnel between their near ends."""
 
@@ -44,8 +49,8 @@ class Line:
         try:
             with self.scope:
                 up, down = self.first
-                self.ended = await self.engine.relay(
-                    self.near.socket, self.far.socket, idle=self.idle, count=self.count, up=up, down=down
+                self.ended = await carried(
+                    self.engine, self.near.socket, self.far.socket, idle=self.idle, count=self.count, up=up, down=down
                 )
         finally:
             self.done.set()
@@ -205,7 +210,7 @@ async def test_a_socket_is_in_one_tunnel_only(engine, line):
     other, far = tcp_pair()
     for ends in ((first.near, far), (far, first.near), (far, far)):
         with pytest.raises(trio.BusyResourceError):
-            await engine.relay(ends[0].socket, ends[1].socket, idle=9, count=Counts())
+            await carried(engine, ends[0].socket, ends[1].socket, idle=9, count=Counts())
     await first.client.send_all(b"x")
     assert await receive_exactly(first.upstream, 1) == b"x"
     assert engine.tunnels == 1
@@ -400,7 +405,7 @@ async def test_a_closed_sockets_number_may_come_back_at_once(engine, line):
     near = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=number)))
     upstream, far = tcp_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: engine.relay(near.socket, far.socket, idle=9, count=Counts()))
+        nursery.start_soon(lambda: carried(engine, near.socket, far.socket, idle=9, count=Counts()))
         await trio.testing.wait_all_tasks_blocked()
         await old.done.wait()
         assert old.ended == "closed"

@@ -157,7 +157,7 @@ async def test_a_socket_waited_for_becomes_the_end_of_a_tunnel(engine, nursery):
         client.send(b"hello")
         assert await engine.readable(near)
         count = Counts()
-        nursery.start_soon(lambda: engine.relay(near, far, idle=None, count=count))
+        nursery.start_soon(engine.carry, engine.take(near, far, idle=None, count=count))
         assert await engine.readable(upstream)
         assert upstream.recv(10) == b"hello"
         client.send(b"more")

@@ -29,7 +29,7 @@ from sbxproxy.hostname import Hostname
 from sbxproxy.http.handler import Denied, Ended, Origin
 from sbxproxy.http.serve import serve as serve_http
 from sbxproxy.net.peek import PeekedStream, peekable
-from sbxproxy.net.relay import relay
+from sbxproxy.net.relay import relay, take_tunnel
 from sbxproxy.policy.decision import Decision, Deny, Facts, Handle, Inspect, Need, Reason, Relay, Wire
 from sbxproxy.policy.rules import RuleSet
 from sbxproxy.stages.inspector import Inspector
@@ -65,7 +65,7 @@ async def serve_flow(context: Context, client: PeekedStream, ask: Ask) -> bytes 
         finally:
             del context.flows[flow.id]
             story.first_bytes.release()
-            flow.finished.set()
+            flow.finish()
     return story.leftover
 
 
@@ -185,15 +185,13 @@ class _Story:
                     case _:
                         pass
             self.first_bytes.release()
-            flow.ended = await relay(
-                self.client,
-                upstream,
-                idle=context.limits.idle,
-                linger=context.limits.linger,
-                count=flow,
-                engine=context.engine,
-                closing=True,
-            )
+            engine, idle = context.engine, context.limits.idle
+            if engine is not None:
+                tunnel = take_tunnel(self.client, upstream, idle=idle, count=flow, engine=engine, closing=True)
+                if tunnel is not None:
+                    flow.ended = await engine.carry(tunnel)
+                    return False
+            flow.ended = await relay(self.client, upstream, idle=idle, linger=context.limits.linger, count=flow)
         return False
 
     async def _first_words(self, upstream: PeekedStream) -> bool:

@@ -141,7 +141,7 @@ class Engine:
                 self._greedy.clear()
                 self._set_due(math.inf)
 
-    async def relay(
+    def take(
         self,
         client: AnySocket,
         upstream: AnySocket,
@@ -151,11 +151,10 @@ class Engine:
         closing: bool = False,
         up: bytes = b"",
         down: bytes = b"",
-    ) -> Ended | None:
-        """Copy bytes both ways between two connected stream sockets until both directions have ended.
+    ) -> Tunnel | None:
+        """Begin to copy bytes both ways between two connected stream sockets; ``carry`` has to be awaited at once.
 
-        Neither socket is closed, and nobody else may read or write them meanwhile. Cancelling this is immediate,
-        with an unknown part of what was read sent.
+        Neither socket is closed, and nobody else may read or write them meanwhile.
 
         Args:
             client: the sandboxed program's side.
@@ -168,7 +167,7 @@ class Engine:
             down: the same from the upstream.
 
         Returns:
-            Why it ended; ``None`` if the engine can't take the pair, and nothing has been sent.
+            What to ``carry``; ``None`` if the engine can't take the pair, and nothing has been sent.
 
         Raises:
             trio.BusyResourceError: one of them is in this engine already.
@@ -197,6 +196,13 @@ class Engine:
                 self._advance(tunnel.up, None)
             if down and tunnel.ended is None:
                 self._advance(tunnel.down, None)
+        return tunnel
+
+    async def carry(self, tunnel: Tunnel) -> Ended:
+        """Wait until both directions of *tunnel* have ended, and return why.
+
+        Cancelling this is immediate, with an unknown part of what was read sent.
+        """
         if tunnel.ended is None:
             tunnel.task = trio.lowlevel.current_task()
 
@@ -208,6 +214,7 @@ class Engine:
             await trio.lowlevel.wait_task_rescheduled(abort)
         else:
             await trio.lowlevel.checkpoint()
+        assert tunnel.ended is not None
         return tunnel.ended
 
     # -- the tunnels

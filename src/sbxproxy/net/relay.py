@@ -9,7 +9,7 @@ the answer.
 
 from __future__ import annotations
 
-__all__ = ["Counts", "Ended", "relay"]
+__all__ = ["Counts", "Ended", "relay", "take_tunnel"]
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from sbxproxy.net.engine import Engine
 from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.net.sockets import AnySocket, bare_socket
+from sbxproxy.net.tunnel import Tunnel
 
 _Copy = Callable[[], Awaitable[None]]
 
@@ -95,17 +96,38 @@ async def relay(
     Returns:
         Why it ended.
     """
+    if engine is not None:
+        tunnel = take_tunnel(client, upstream, idle=idle, count=count, engine=engine, closing=closing)
+        if tunnel is not None:
+            return await engine.carry(tunnel)
+    ours, theirs = bare_socket(client), bare_socket(upstream)
+    sockets = None if ours is None or theirs is None else _Sockets(ours, theirs, _take_peeked(client), _take_peeked(upstream))
+    return await _relay_in_two_tasks(client, upstream, sockets, idle=idle, linger=linger, count=count)
+
+
+def take_tunnel(
+    client: trio.abc.Stream,
+    upstream: trio.abc.Stream,
+    *,
+    idle: float | None,
+    count: Counts,
+    engine: Engine,
+    closing: bool = False,
+) -> Tunnel | None:
+    """Give *engine* the pair as ``relay`` does, for whoever awaits ``engine.carry`` without a frame of ``relay`` between.
+
+    Returns:
+        What to carry; ``None`` if one of the streams is not a bare socket or the engine can't take them: they are as before.
+    """
     ours, theirs = bare_socket(client), bare_socket(upstream)
     if ours is None or theirs is None:
-        sockets = None
-    else:
-        up, down = _take_peeked(client), _take_peeked(upstream)
-        if engine is not None:
-            by_engine = await engine.relay(ours, theirs, idle=idle, count=count, closing=closing, up=up, down=down)
-            if by_engine is not None:
-                return by_engine
-        sockets = _Sockets(ours, theirs, up, down)
-    return await _relay_in_two_tasks(client, upstream, sockets, idle=idle, linger=linger, count=count)
+        return None
+    up, down = _take_peeked(client), _take_peeked(upstream)
+    tunnel = engine.take(ours, theirs, idle=idle, count=count, closing=closing, up=up, down=down)
+    if tunnel is None:
+        _put_back(client, up)
+        _put_back(upstream, down)
+    return tunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +198,12 @@ def _take_peeked(stream: trio.abc.Stream) -> bytes:
             break
         stream = stream.inner
     return taken
+
+
+def _put_back(stream: trio.abc.Stream, taken: bytes) -> None:
+    if taken:
+        assert isinstance(stream, PeekedStream)
+        stream.peeked = taken + stream.peeked
 
 
 async def _copy_stream(

@@ -80,12 +80,8 @@ class Doors:
             task_status: started once connections are accepted.
         """
 
-        async def accept(stream: Stream) -> None:
-            try:
-                if aside is None or not await aside(stream):
-                    await self._serve_stream(stream, opener)
-            except* Exception as group:  # noqa: BLE001 - nothing of one connection can end another's
-                self._failed(group)
+        def accept(stream: Stream) -> Awaitable[None]:  # each coroutine between a task and what it waits for takes memory
+            return self._serve_stream(stream, opener, aside)
 
         serving, accepting = trio.CancelScope(), trio.CancelScope()
         self._serving.add(serving)
@@ -167,18 +163,20 @@ class Doors:
         # Kinds only: the text of an exception may quote what the client sent, or a secret.
         self._problem("internal-error", f"a connection failed with {kinds(group)}")
 
-    async def _serve_stream(self, stream: Stream, opener: Opener) -> None:
+    async def _serve_stream(self, stream: Stream, opener: Opener, aside: Callable[[Stream], Awaitable[bool]] | None) -> None:
         client = peekable(stream)
         if isinstance(client, BareStream):
             client.engine = self._context.engine
-        while True:
-            ask = await self._ask(client, opener)
-            if ask is None:
+        try:
+            if aside is not None and await aside(stream):
                 return
-            leftover = await self._serve_ask(client, ask)
-            if leftover is None:
-                return
-            client.peeked = leftover + client.peeked
+            while (ask := await self._ask(client, opener)) is not None:
+                leftover = await (self._serve_ask(client, ask) if self._serve_flow is None else self._carry(client, ask))
+                if leftover is None:
+                    return
+                client.peeked = leftover + client.peeked
+        except* Exception as group:  # noqa: BLE001 - nothing of one connection can end another's
+            self._failed(group)
 
     async def _ask(self, client: PeekedStream, opener: Opener) -> Ask | None:
         """Let the front read whom the client wants; ``None`` after telling it what was wrong."""
@@ -198,15 +196,17 @@ class Doors:
         return None
 
     async def _serve_ask(self, client: PeekedStream, ask: Ask) -> bytes | None:
-        if not self._is_running():
-            await self._turn_away(client, "not-running", "the proxy is not running")
-            return None
-        if self._serve_flow is None:
-            await self._ready()
-            from sbxproxy.connection.story import serve_flow  # noqa: PLC0415 - loaded, see ``BEHIND``
+        await self._ready()
+        from sbxproxy.connection.story import serve_flow  # noqa: PLC0415 - loaded, see ``BEHIND``
 
-            self._serve_flow = serve_flow
-        return await self._serve_flow(self._context, client, ask)
+        self._serve_flow = serve_flow
+        return await self._carry(client, ask)
+
+    def _carry(self, client: PeekedStream, ask: Ask) -> Awaitable[bytes | None]:
+        if not self._is_running():
+            return self._turn_away(client, "not-running", "the proxy is not running")
+        assert self._serve_flow is not None
+        return self._serve_flow(self._context, client, ask)
 
     async def _turn_away(self, client: Stream, reason: str, detail: str) -> None:
         self._context.emit(self._no_flow(reason, detail, 0.0))
