@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbxproxy.events import DnsAnswered, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone, as_dict
+from sbxproxy.events import DnsAnswered, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone, as_dict, from_dict
 
 HANG = 20.0
 
@@ -215,3 +215,15 @@ def test_kinds_tell_types_and_never_texts():
     )
     assert kinds(group) == "OSError, ValueError"
     assert kinds(KeyError("canary")) == "KeyError"
+
+
+@pytest.mark.parametrize("event", [event for event, _ in ALL])
+def test_an_event_is_the_same_after_json(event):
+    """Worker processes tell theirs to the one that has the observers."""
+    assert from_dict(json.loads(json.dumps(as_dict(event)))) == event
+
+
+@pytest.mark.parametrize("change", [{"event": "else"}, {"event": None}, {"more": 1}])
+def test_what_is_no_event_is_not_made_one(change):
+    with pytest.raises(ValueError, match="not an event"):
+        from_dict({**as_dict(problem()), **change})

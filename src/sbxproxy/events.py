@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "RequestDone",
     "as_dict",
+    "from_dict",
     "kinds",
 ]
 
@@ -224,6 +225,25 @@ def as_dict(event: Event) -> dict[str, Any]:
     """Return the event as JSON-ready values, its kind under ``event``."""
     names, values = _FIELDS[type(event)]
     return {"event": _KINDS[type(event)], **dict(zip(names, values(event), strict=True))}
+
+
+_NAMED = {name: kind for kind, name in _KINDS.items()}
+
+
+def from_dict(values: dict[str, Any]) -> Event:
+    """Make the event again that ``as_dict`` has written, perhaps by way of JSON.
+
+    Raises:
+        ValueError: it is no event.
+    """
+    given = dict(values)
+    kind = _NAMED.get(given.pop("event", None))
+    if kind is None or given.keys() != set(_FIELDS[kind][0]):
+        raise ValueError("not an event")
+    if kind is PolicyChanged:
+        given["cut"] = tuple(given["cut"])
+    event: Event = kind(**given)
+    return event
 
 
 REST = 0.05

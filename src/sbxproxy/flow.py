@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "number_from"]
 
 import itertools
 from dataclasses import dataclass, field
@@ -13,6 +13,12 @@ from sbxproxy.address import IPAddress
 from sbxproxy.policy.decision import Decision, Facts
 
 _ids = itertools.count(1)
+
+
+def number_from(first: int) -> None:
+    """Give the flows of this process ids from *first* on, so that those of several processes can be told apart."""
+    global _ids  # noqa: PLW0603 - it belongs to the process, as the ids do
+    _ids = itertools.count(first)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

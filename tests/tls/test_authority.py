@@ -23,7 +23,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from OpenSSL import SSL
 
 from sbxproxy.hostname import Hostname
-from sbxproxy.tls.authority import Authority
+from sbxproxy.tls.authority import Authority, Founding
 from sbxproxy.tls.stream import TlsStream
 from sbxproxy.tls.trust import bundle_pem, trust_environment
 from support.certs import Root
@@ -187,6 +187,32 @@ async def test_a_sandbox_that_outlives_its_authority():
         for root in (old, new):
             leaf.verify_directly_issued_by(root)
     assert late.not_valid_after_utc <= new.not_valid_after_utc
+
+
+async def test_processes_that_serve_one_sandbox_have_one_authority():
+    founding = Founding.make("box")
+    first, second = Authority(founding=founding), Authority(founding=founding)
+    assert first.certificate_pem == second.certificate_pem
+    (await served(second)).verify_directly_issued_by(own(first))
+
+
+def test_c14_what_an_authority_is_made_of_does_not_show_its_key():
+    founding = Founding.make("box")
+    assert repr(founding.key)[2:-1] not in repr(founding)
+    with pytest.raises(TypeError):
+        pickle.dumps(founding)
+    with pytest.raises(ValueError, match="own key"):
+        Authority(founding=Founding(founding.key, Founding.make("box").certificate))
+
+
+def test_the_certificate_is_renewed_when_it_is_asked_for_as_well():
+    """Where workers serve, the process that writes the trust files mints nothing itself."""
+    clock = Clock()
+    authority = Authority(clock=clock)
+    before = authority.certificate_pem
+    clock.now += 29 * DAY
+    assert authority.certificate_pem != before
+    assert x509.load_pem_x509_certificate(authority.certificate_pem).subject == x509.load_pem_x509_certificate(before).subject
 
 
 async def test_a_leaf_never_outlives_its_authority():

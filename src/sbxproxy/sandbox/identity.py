@@ -11,7 +11,7 @@ from sbxproxy.sandbox.trust import TrustFiles
 from sbxproxy.settings import Settings
 
 if TYPE_CHECKING:
-    from sbxproxy.tls.authority import Authority
+    from sbxproxy.tls.authority import Authority, Founding
 
 MAX_NAME = 200
 
@@ -24,10 +24,10 @@ class Identity:
         trust: writes the files; whoever made the identity closes it, or gives it to a sandbox, which does.
     """
 
-    __slots__ = ("_authority", "_leaves", "name", "trust")
+    __slots__ = ("_authority", "_founding", "_leaves", "name", "trust")
 
-    def __init__(self, name: str, settings: Settings) -> None:
-        """Take the name; the authority is made when it is needed.
+    def __init__(self, name: str, settings: Settings, *, founding: Founding | None = None) -> None:
+        """Take the name; the authority is made when it is needed, of *founding* if that is given.
 
         Raises:
             ConfigurationError: the name is empty or too long.
@@ -37,6 +37,7 @@ class Identity:
         self.name = name
         self._leaves = settings.limits.leaves
         self._authority: Authority | None = None
+        self._founding = founding
         self.trust = TrustFiles(
             lambda: self.authority.certificate_pem, roots=settings.upstream_roots, extra_roots=settings.extra_upstream_roots
         )
@@ -47,5 +48,5 @@ class Identity:
         if self._authority is None:
             from sbxproxy.tls.authority import Authority  # noqa: PLC0415 - its libraries take a while
 
-            self._authority = Authority(name=self.name, leaves=self._leaves)
+            self._authority = Authority(name=self.name, leaves=self._leaves, founding=self._founding)
         return self._authority

@@ -6,19 +6,19 @@ with rules they are all that it needs. How such a certificate is served is told 
 
 from __future__ import annotations
 
-__all__ = ["Authority"]
+__all__ = ["Authority", "Founding"]
 
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, NoReturn, Self, SupportsIndex
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sbxproxy.hostname import Hostname
@@ -46,6 +46,31 @@ class _Leaf:
     renew: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """What an authority is made of, made before it: for processes that are to serve one sandbox together.
+
+    Attributes:
+        key: the private key (RFC 5958, DER); whoever holds it can pass for any host towards the sandbox's programs.
+        certificate: the authority's certificate (DER).
+    """
+
+    key: bytes = field(repr=False)
+    certificate: bytes
+
+    @classmethod
+    def make(cls, name: str) -> Self:
+        """Make the key and the certificate of the sandbox *name*."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return cls(
+            key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            _issue(key, _subject(name), _now()).public_bytes(Encoding.DER),
+        )
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("what an authority is made of can't be pickled: it holds a key")
+
+
 class Authority:
     """Mints server certificates for one sandbox, for names that policy has already admitted.
 
@@ -66,20 +91,35 @@ class Authority:
         "_subject",
     )
 
-    def __init__(self, *, name: str = "sandbox", leaves: int = 1024, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "sandbox",
+        leaves: int = 1024,
+        clock: Callable[[], datetime] | None = None,
+        founding: Founding | None = None,
+    ) -> None:
         """Make the keys and the certificate, about a millisecond.
 
         Args:
             name: shown in the certificate's subject, cut and cleaned as needed; any text will do.
             leaves: most certificates kept, about 20 KiB each; the one unused for longest goes first.
             clock: tells the time of day, with a time zone; for tests.
+            founding: the key and the certificate, if they were made already; *name* stands in it.
+
+        Raises:
+            ValueError: *founding* holds something else.
         """
         if leaves < 1:
             raise ValueError("leaves must be positive")
         self._clock = clock or _now
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._subject = _subject(name)
-        self._certificate = self._issue_own()
+        if founding is None:
+            self._key = ec.generate_private_key(ec.SECP256R1())
+            self._subject = _subject(name)
+            self._certificate = self._issue_own()
+        else:
+            self._key, self._certificate = _read(founding)
+            self._subject = self._certificate.subject
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_extensions = _leaf_extensions(self._leaf_key.public_key(), self._key.public_key())
         self._leaves: dict[Hostname, _Leaf] = {}  # in the order of last use
@@ -94,6 +134,7 @@ class Authority:
     @property
     def certificate_pem(self) -> bytes:
         """The authority's certificate, the newest one; the only part that leaves this object."""
+        self._renew(self._clock())
         return self._certificate.public_bytes(Encoding.PEM)
 
     @property
@@ -117,8 +158,7 @@ class Authority:
         return leaf.context
 
     def _mint(self, name: Hostname, now: datetime) -> _Leaf:
-        if now >= self.expires - _RENEW_AUTHORITY:
-            self._certificate = self._issue_own()
+        self._renew(now)
         not_before, not_after = now - _BACKDATED, min(now + _LEAF_LIFETIME, self.expires)
         # RFC 5280, 4.2.1.6: a certificate without a subject must mark its alternative name critical.
         short = len(name) <= _COMMON_NAME_MAX
@@ -140,22 +180,38 @@ class Authority:
         context = server_context(name, builder.sign(self._key, hashes.SHA256()), self._leaf_key)
         return _Leaf(context, not_before, not_after - _RENEW_LEAF)
 
+    def _renew(self, now: datetime) -> None:
+        if now >= self.expires - _RENEW_AUTHORITY:
+            self._certificate = self._issue_own()
+
     def _issue_own(self) -> x509.Certificate:
-        now, public = self._clock(), self._key.public_key()
-        return (
-            x509.CertificateBuilder()
-            .subject_name(self._subject)
-            .issuer_name(self._subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATED)
-            .not_valid_after(now + _LIFETIME)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+        return _issue(self._key, self._subject, self._clock())
+
+
+def _read(founding: Founding) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = load_der_private_key(founding.key, None)
+    certificate = x509.load_der_x509_certificate(founding.certificate)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise ValueError("an authority's certificate must be of its own key, on an elliptic curve")
+    return key, certificate
+
+
+def _issue(key: ec.EllipticCurvePrivateKey, subject: x509.Name, now: datetime) -> x509.Certificate:
+    public = key.public_key()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
 
 
 def _now() -> datetime:
