@@ -15,7 +15,7 @@ from sbxproxy.wire.http1 import (
     parse_request_head,
     parse_response_head,
 )
-from sbxproxy.wire.plain_head import plain_request_head, plain_response_head
+from sbxproxy.wire.plain_head import Memory, plain_request_head, plain_response_head
 from support.wire_heads import LIMIT, METHODS, check_request, check_response, request_heads, response_heads
 
 LIMITS = {"limit": LIMIT, "max_fields": 100, "max_target": 8192}
@@ -34,6 +34,10 @@ def agree_on_request(data: bytes) -> RequestHead | None:
     """Hold the fast reader to the others; return what it read."""
     read = plain_request_head(data, **LIMITS)
     assert plain_request_head(bytearray(data), **LIMITS) == read
+    for before in (data, COMMON, b"PUT /other HTTP/1.1" + data[data.find(b"\r\n") :]):
+        memory = Memory(100)
+        plain_request_head(before, memory=memory, **LIMITS)
+        assert plain_request_head(data, memory=memory, **LIMITS) == read, "what came before changes nothing"
     if read is None:
         return None
     head, end = read
@@ -61,6 +65,10 @@ def agree_on_request(data: bytes) -> RequestHead | None:
 def agree_on_response(data: bytes, method: bytes = b"GET") -> ResponseHead | None:
     read = plain_response_head(data, limit=LIMIT, max_fields=100)
     assert plain_response_head(bytearray(data), limit=LIMIT, max_fields=100) == read
+    for before in (data, ANSWER, b"HTTP/1.1 404 Not Found" + data[data.find(b"\r\n") :]):
+        memory = Memory(100)
+        plain_response_head(before, limit=LIMIT, max_fields=100, memory=memory)
+        assert plain_response_head(data, limit=LIMIT, max_fields=100, memory=memory) == read
     if read is None:
         return None
     head, end = read
@@ -223,6 +231,24 @@ def test_h15_limits_are_the_strict_readers():
     assert plain_response_head(answer, limit=len(answer), max_fields=1) is None
 
 
+def test_the_same_lines_are_remembered_as_the_same_objects():
+    """What depends on them alone can be remembered by who they are."""
+    memory = Memory(100)
+    first, end = plain_request_head(COMMON, memory=memory, **LIMITS)
+    again, _ = plain_request_head(COMMON.replace(b"/v1/things", b"/v2/other"), memory=memory, **LIMITS)
+    assert again.fields is first.fields
+    assert again.target != first.target
+    other, _ = plain_request_head(COMMON.replace(b"30", b"31"), memory=memory, **LIMITS)
+    assert other.content_length == 31
+    for limit in range(end):
+        assert plain_request_head(COMMON, memory=memory, limit=limit, max_fields=100, max_target=8192) is None
+    plain_request_head(COMMON, memory=memory, **LIMITS)
+    for limit in range(end):
+        assert plain_request_head(COMMON, memory=memory, limit=limit, max_fields=100, max_target=8192) is None
+    for cut in range(end):
+        assert plain_request_head(COMMON[:cut], memory=memory, **LIMITS) is None
+
+
 def test_reading_takes_time_in_proportion_to_the_length():
     """Lines of every kind that almost fit; a reader that tried again from each place would take minutes."""
     for filler in (b"a", b":", b" ", b"\t", b"\r", b"a:", b"a:\r\n", b"a: \r\n", b"a:b\r\n", b"a b", b"-"):
@@ -236,7 +262,7 @@ def test_the_generators_make_plain_heads():
     """Otherwise the properties above would hold of nothing."""
     counts = [0, 0]
 
-    @settings(max_examples=400, deadline=None, database=None)
+    @settings(max_examples=1000, deadline=None, database=None)
     @given(request_heads, response_heads)
     def run(request: bytes, response: bytes) -> None:
         counts[0] += plain_request_head(request, **LIMITS) is not None

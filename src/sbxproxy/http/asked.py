@@ -7,7 +7,7 @@ __all__ = ["asks_for_websocket", "expects_continue", "loggable_path"]
 from sbxproxy.errors import ClientProtocolError
 from sbxproxy.http.fields import list_of, wants_websocket
 from sbxproxy.policy.decision import Reason
-from sbxproxy.wire.http1 import RequestHead
+from sbxproxy.wire.http1 import RequestHead, TargetForm
 
 
 def expects_continue(head: RequestHead) -> bool:
@@ -36,6 +36,8 @@ def asks_for_websocket(head: RequestHead) -> bool:
 def loggable_path(head: RequestHead) -> str:
     """Return the target's path: without the query, which may hold a secret, and without an authority."""
     target = head.target.partition(b"?")[0]
+    if head.form is TargetForm.ORIGIN:
+        return target.decode("ascii")
     if b"://" in target and not target.startswith(b"/"):
         target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
     return target.decode("ascii")

@@ -39,9 +39,11 @@ class Patience:
         self._wake = inf
         self.last = self.now()
 
-    def begin(self, seconds: float) -> float:
-        """From now on wait for *seconds* in which nothing is pushed; return the time."""
-        self.last = now = self.now()
+    def begin(self, seconds: float, now: float | None = None) -> float:
+        """From now on wait for *seconds* in which nothing is pushed; take the time, if it is not known, and return it."""
+        if now is None:
+            now = self.now()
+        self.last = now
         self._seconds = seconds
         self._until = until = now + seconds
         if until < self._wake:

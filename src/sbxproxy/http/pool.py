@@ -41,7 +41,7 @@ class Pool:
         self.generation = 0
         self._limits = limits
         self._idle: OrderedDict[_Idle, None] = OrderedDict()  # oldest first
-        self._by_origin: dict[Origin, list[_Idle]] = {}  # likewise
+        self._by_origin: dict[Origin, list[_Idle]] = {}  # likewise; some may be empty, for the next one to come back
         self._dead: list[Stream] = []
         self._closed = False
 
@@ -70,16 +70,11 @@ class Pool:
             return None
         idle = same.pop()
         del self._idle[idle]
-        if not same:
-            del self._by_origin[origin]
         return idle
 
     def _oldest(self) -> _Idle:
         idle, _ = self._idle.popitem(last=False)
-        same = self._by_origin[idle.origin]
-        same.remove(idle)
-        if not same:
-            del self._by_origin[idle.origin]
+        self._by_origin[idle.origin].remove(idle)
         return idle
 
     def give(self, origin: Origin, stream: Stream, *, generation: int | None = None, now: float | None = None) -> None:
@@ -99,6 +94,8 @@ class Pool:
         self._idle[idle] = None
         same = self._by_origin.get(origin)
         if same is None:
+            if len(self._by_origin) >= 2 * self._limits.pooled_per_sandbox:
+                self._by_origin = {origin: idles for origin, idles in self._by_origin.items() if idles}
             self._by_origin[origin] = [idle]
         else:
             same.append(idle)

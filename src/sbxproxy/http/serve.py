@@ -91,7 +91,7 @@ async def _next_head(
         if first or incoming.data:
             patience.begin(limits.first_bytes)
         else:
-            patience.begin(limits.keep_alive)
+            patience.begin(limits.keep_alive, patience.last)  # the end of the response
             if not await incoming.fill():
                 return Ended("eof")
             head = incoming.head_at_hand(limits)

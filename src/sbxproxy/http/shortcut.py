@@ -112,7 +112,6 @@ class Shortcut:
             # Should it break, whoever goes on from here will be told again.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 received = bytes(await bottom.receive_some(RECEIVE))
-            patience.push()
             read = plain_response(received, limit=self._limits.head, memory=self._memory)
             if read is not None:
                 status, _, fields, names, length, end = read
@@ -134,8 +133,10 @@ class Shortcut:
                         if pool.has_dead:
                             await pool.bury()
                         return True
+                    patience.push()
                     self._stream = None
                     return Resumed(stream=stream, generation=generation, deaf=False, received=received, response=answer)
+        patience.push()
         self._stream = None
         return Resumed(stream=stream, generation=generation, deaf=deaf, received=received, response=None)
 

@@ -132,6 +132,7 @@ class Inspector:
     _rules: RuleSet | None = field(default=None, init=False)
     _rule: Rule | None = field(default=None, init=False)
     _used: list[tuple[str, Transform]] = field(default_factory=list, init=False)
+    _limited: tuple[Rule | None, int] = field(default=(None, 0), init=False)
     _made: _Made | None = field(default=None, init=False, repr=False)
 
     def body_limit(self, request: Request) -> int:
@@ -143,10 +144,15 @@ class Inspector:
             return 0
         if rules.matches_path and is_ambiguous_path(request.target):
             raise _ambiguous()
-        self._rule = rules.select(method=request.method, target=request.target, headers=request.headers.fields)
-        if self._rule is None or not isinstance(self._rule.action, actions.Transform):
+        self._rule = rule = rules.select(method=request.method, target=request.target, headers=request.headers.fields)
+        if rule is None or not isinstance(rule.action, actions.Transform):
             return 0
-        wanted = [self.transforms.body_limit(step) for step in self._rule.action.steps if isinstance(step, actions.UsePlugin)]
+        if rule is not self._limited[0]:
+            self._limited = rule, self._body_limit(rule.action)
+        return self._limited[1]
+
+    def _body_limit(self, transform: actions.Transform) -> int:
+        wanted = [self.transforms.body_limit(step) for step in transform.steps if isinstance(step, actions.UsePlugin)]
         return min(max(0, *wanted), self.limits.transform_body) if wanted else 0
 
     async def on_request(self, request: Request) -> Forward | Response | Denied:

@@ -15,8 +15,10 @@ from sbxproxy.wire.http1 import Fields, RequestHead, ResponseHead, TargetForm
 
 # Possessive, so that what does not fit fails in one pass. No value ends in white space, so none has to be cut.
 _FIELDS = rb"((?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+(?<![ \t])\r\n){1,100})\r\n"
-_REQUEST = re.compile(rb"([A-Z][A-Z0-9-]{0,31}+) (/[!\"$-~]*+) HTTP/1\.1\r\n" + _FIELDS)
-_RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9-]{0,31}+) (/[!\"$-~]*+) HTTP/1\.1\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
+_REQUEST = re.compile(_REQUEST_LINE.pattern + _FIELDS)
+_RESPONSE = re.compile(_STATUS_LINE.pattern + _FIELDS)
 _FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")  # cuts what _FIELDS has checked
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
@@ -32,22 +34,36 @@ class Memory:
     """The last lines of fields on one connection, and what they were read as: most clients send the same again and again.
 
     Heads with the same lines have the very same ``fields`` then, so that what depends on them alone can be remembered as well.
+
+    Attributes:
+        last: what the last lines were read as.
+        size: their length, the empty line included.
     """
 
-    __slots__ = ("_block", "_max_fields", "_read")
+    __slots__ = ("_block", "_ending", "_max_fields", "last", "size")
 
     def __init__(self, max_fields: int) -> None:
         """Remember nothing; *max_fields* is the most header fields of a head."""
         self._block = b""
+        self._ending = b""
         self._max_fields = max_fields
-        self._read: _Read = None
+        self.last: _Read = None
+        self.size = 0
 
     def read(self, block: bytes) -> _Read:
         """Read lines of fields, or remember."""
         if block != self._block:
-            self._read = _read(block, self._max_fields)
+            self.last = _read(block, self._max_fields)
             self._block = block
-        return self._read
+            self._ending = block + b"\r\n"
+            self.size = len(self._ending)
+        return self.last
+
+    def first_line(self, data: bytes | bytearray, limit: int) -> int:
+        """Find the end of the first line if the lines behind it are those of the last time; -1 if they are others."""
+        end = data.find(b"\r\n", 0, limit) + 2
+        ending = self._ending
+        return end if end > 1 and ending and data.startswith(ending, end) and end + len(ending) <= limit else -1
 
 
 def plain_request_head(
@@ -66,11 +82,19 @@ def plain_request_head(
         The head, its ``names`` set, and the position behind its empty line; ``None`` for what is not plain, incomplete,
         beyond a limit or not acceptable at all.
     """
-    match = _REQUEST.match(data, 0, limit)
-    if match is None:
-        return None
-    method, target, block = match.groups()
-    read = _read(block, max_fields) if memory is None else memory.read(block)
+    first = -1 if memory is None else memory.first_line(data, limit)
+    if first > 0 and memory is not None:
+        match = _REQUEST_LINE.fullmatch(data, 0, first)
+        if match is None:
+            return None
+        method, target = match.groups()
+        read, end = memory.last, first + memory.size
+    else:
+        match = _REQUEST.match(data, 0, limit)
+        if match is None:
+            return None
+        method, target, block = match.groups()
+        read, end = _read(block, max_fields) if memory is None else memory.read(block), match.end()
     if read is None or len(target) > max_target or method == b"CONNECT":
         return None
     fields, names, length = read
@@ -87,7 +111,7 @@ def plain_request_head(
         chunked=False,
         names=names,
     )
-    return head, match.end()
+    return head, end
 
 
 def plain_response_head(
@@ -114,18 +138,26 @@ def plain_response(
     data: bytes | bytearray, *, limit: int, memory: Memory
 ) -> tuple[int, bytes, Fields, tuple[bytes, ...], int | None, int] | None:
     """Read what ``plain_response_head`` does: status, reason, fields, their names in lower case, length, and where it ends."""
-    match = _RESPONSE.match(data, 0, limit)
-    if match is None:
-        return None
-    status, reason, block = match.groups()
-    read = memory.read(block)
+    first = memory.first_line(data, limit)
+    if first > 0:
+        match = _STATUS_LINE.fullmatch(data, 0, first)
+        if match is None:
+            return None
+        status, reason = match.groups()
+        read, end = memory.last, first + memory.size
+    else:
+        match = _RESPONSE.match(data, 0, limit)
+        if match is None:
+            return None
+        status, reason, block = match.groups()
+        read, end = memory.read(block), match.end()
     if read is None:
         return None
     fields, names, length = read
     code = int(status)
     if names.count(b"host") > 1 or (length is None and code not in _BODILESS):
         return None
-    return code, reason or b"", fields, names, length, match.end()
+    return code, reason or b"", fields, names, length, end
 
 
 def _read(block: bytes, max_fields: int) -> _Read:
