@@ -13,6 +13,7 @@ import pytest
 
 from support.captured import MODES, as_user, environment
 from support.certs import Root
+from support.daemons import let_all_in
 from support.outer import RESOLVER, open_outer
 from support.resolver import Resolver
 
@@ -83,8 +84,7 @@ def outer(tmp_path):
     leaf = tmp_path / "leaf.pem"
     leaf.write_bytes(root.leaf("tunnel.example").pem)
     (tmp_path / "ca.pem").write_bytes(root.pem)
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    let_all_in(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(leaf)
     wanted = (("SOCK_DGRAM", RESOLVER, 53), ("SOCK_STREAM", "1.2.3.4", 8443), ("SOCK_STREAM", "5.6.7.8", 8080))

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from support.captured import MODES, NOBODY, as_user, environment
+from support.daemons import let_all_in
 from support.sandboxed import run_python
 
 PLACES = {
@@ -36,8 +37,7 @@ print("TMUX" in os.environ, "KITTY_LISTEN_ON" in os.environ)
 def test_they_are_out_of_reach(mode, tmp_path_factory):
     as_user(mode)
     base = tmp_path_factory.mktemp("s")
-    for place in (base, *base.parents[:2]):
-        place.chmod(0o755)
+    let_all_in(base)
     paths = {name: base / place for name, place in PLACES.items()}
     open_to_all = base / "elsewhere" / "unusual"
     listening = []

@@ -11,6 +11,7 @@ import pytest
 
 from support.captured import MODES, ROOT, as_user
 from support.certs import Root
+from support.daemons import let_all_in
 from support.outer import RESOLVER, open_outer
 from support.programs import unavailable
 from support.resolver import Resolver
@@ -86,8 +87,7 @@ class Site:
 @contextmanager
 def open_site(outer, directory):
     """An HTTP server at one address of the Internet, over QUIC and over TLS."""
-    for place in (directory, *directory.parents[:2]):
-        place.chmod(0o755)
+    let_all_in(directory)
     root = Root()
     leaf = root.leaf("quic.example")
     key, certificate = leaf.pem.split(b"-----BEGIN CERT", 1)

@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -52,6 +53,15 @@ def give(path: Path, *, mode: int | None = None) -> Path:
     if os.geteuid() == 0:
         os.chown(path, NOBODY, NOBODY)
     return path
+
+
+def let_all_in(directory: Path) -> None:
+    """Let every user reach a directory of pytest's, which may be one more level below the one for all when tests run in parallel."""
+    for place in (directory, *directory.parents):
+        status = place.stat()
+        if status.st_mode & stat.S_ISVTX or status.st_uid != os.geteuid():
+            return  # the place for all temporary files
+        place.chmod(0o755)
 
 
 @contextlib.contextmanager
