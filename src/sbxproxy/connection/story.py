@@ -242,7 +242,8 @@ class _Story:
         try:
             if decision.dial.addresses:
                 try:
-                    self._upstream.first = await self._upstream.open_verified(decision.dial, name)
+                    if not self._upstream.reuse(decision.dial, origin):
+                        self._upstream.first = await self._upstream.open_verified(decision.dial, name)
                 except (UpstreamError, Denied) as error:
                     self._upstream.first = error  # told to the client as a response, inside TLS
             await self._accept()

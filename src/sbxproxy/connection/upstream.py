@@ -10,6 +10,7 @@ from types import TracebackType
 import trio
 from trio.abc import Stream
 
+from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.connection.context import Context
 from sbxproxy.connection.goodbye import close
 from sbxproxy.connection.postgres import prove_postgres, request_tls
@@ -19,7 +20,7 @@ from sbxproxy.flow import Flow
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.http.handler import Denied, Origin
 from sbxproxy.net.peek import PeekedStream, peekable
-from sbxproxy.net.sockets import abort
+from sbxproxy.net.sockets import abort, socket_below
 from sbxproxy.policy.decision import Deny, Dial, Need, Reason, Relay
 from sbxproxy.policy.judge import permitted
 from sbxproxy.stages.pipeline import run_stage
@@ -125,6 +126,26 @@ class Upstream:
         self._record.opened()
         return upstream
 
+    def reuse(self, dial: Dial, origin: Origin) -> bool:
+        """Tell whether an idle connection to the inspected flow's own server, verified when it was opened, will do.
+
+        It stays in the pool, for whichever request comes first.
+
+        Raises:
+            Denied: the policy has changed meanwhile.
+        """
+        flow, context = self._flow, self._context
+        stream = context.pool.idle(origin)
+        address = None if stream is None else peer_address(stream)
+        if address is None or address not in dial.addresses:
+            return False
+        flow.address = address
+        flow.facts = flow.facts.at((address,))
+        if not context.rejudge(flow):
+            raise Denied(Reason.POLICY_CHANGED, "the policy changed while this was being connected")
+        self._record.opened()
+        return True
+
     async def _secured(self, stream: Stream, name: Hostname) -> Stream:
         context = self._context
         try:
@@ -191,3 +212,15 @@ class Upstream:
         first, self.first = self.first, None
         if isinstance(first, Stream):
             await abort(first)
+
+
+def peer_address(stream: Stream) -> IPAddress | None:
+    """Return the address at the other end of the socket below *stream*; ``None`` if there is none, or no longer."""
+    sock = socket_below(stream)
+    if sock is None:
+        return None
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        return None
+    return parse_address(peer[0]) if isinstance(peer, tuple) else None

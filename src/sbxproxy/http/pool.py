@@ -57,20 +57,25 @@ class Pool:
         One that has something to read is given up: an idle upstream has nothing to say but that it is closing,
         or a response that nobody asked for.
         """
+        stream = self.idle(origin, now)
+        if stream is not None:
+            self._drop_newest(origin)
+        return stream
+
+    def idle(self, origin: Origin, now: float | None = None) -> Stream | None:
+        """Return the connection that ``take`` would, and leave it where it is: it stays the pool's."""
         self.expire(now)
-        while idle := self._newest(origin):
-            if not _readable(idle.stream):
-                return idle.stream
-            self._dead.append(idle.stream)
+        same = self._by_origin.get(origin)
+        while same:
+            stream = same[-1].stream
+            if not _readable(stream):
+                return stream
+            self._drop_newest(origin)
+            self._dead.append(stream)
         return None
 
-    def _newest(self, origin: Origin) -> _Idle | None:
-        same = self._by_origin.get(origin)
-        if not same:
-            return None
-        idle = same.pop()
-        del self._idle[idle]
-        return idle
+    def _drop_newest(self, origin: Origin) -> None:
+        del self._idle[self._by_origin[origin].pop()]
 
     def _oldest(self) -> _Idle:
         idle, _ = self._idle.popitem(last=False)
