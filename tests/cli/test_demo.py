@@ -25,8 +25,8 @@ def test_a_broken_firewall_fails_the_demo():
     import sys
 
     code = (
-        "import sbxproxy.connection.story as c; from sbxproxy.policy import Policy; judge = c.judge\n"
-        "c.judge = lambda policy, facts, boundary: judge(Policy.parse('allow-all'), facts, boundary)\n"
+        "from sbxproxy.connection.context import Context; from sbxproxy.policy import Policy; anything = Policy.parse('allow-all')\n"
+        "Context.judge = lambda self, facts: self._verdicts.judge(anything, facts)\n"
         "from sbxproxy.cli import main; import sys; sys.argv = ['sbxproxy', 'demo']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
