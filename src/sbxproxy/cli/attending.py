@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["attend_to"]
 
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from sbxproxy.capture.confined import take_over
@@ -24,9 +25,13 @@ def attend_to(
     control: Path,
     started: Started,
     terminal: int | None,
+    mask: Iterable[int],
 ) -> int:
-    """Execute the command that waits in *started*, if it doesn't run already, and serve it; returns its exit code."""
-    return run_trio(lambda: _attend(configuration, reading, identity, control, started, terminal), failure=OWN_FAILURE)
+    """Execute the command that waits in *started*, if it doesn't run already, and serve it; returns its exit code.
+
+    Signals are blocked as *mask* says from when they can be passed on; until then the caller may have blocked more.
+    """
+    return run_trio(lambda: _attend(configuration, reading, identity, control, started, terminal, mask), failure=OWN_FAILURE)
 
 
 async def _attend(
@@ -36,6 +41,7 @@ async def _attend(
     control: Path,
     started: Started,
     terminal: int | None,
+    mask: Iterable[int],
 ) -> int:
     async with Session.open(configuration, identity.name, reading=reading, identity=identity) as session:
         await session.serve_control(control)
@@ -43,7 +49,7 @@ async def _attend(
             await session.nursery.start(session.sandbox.serve_captured, confined)
             try:
                 with receive_signals(session.on_hangup) as signals:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                     await confined.go()
                     return await attend(confined, signals, terminal=terminal, on_hangup=session.on_hangup)
             finally:

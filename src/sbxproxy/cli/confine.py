@@ -114,6 +114,7 @@ def _run(
     started: Started,
     terminal: int | None,
 ) -> int:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     if _settled(configuration, reading):
         started.go()
         # From now on signals are the command's, and wait until there is somebody to pass them on.
@@ -127,7 +128,7 @@ def _run(
             return started.wait()
     from sbxproxy.cli.attending import attend_to
 
-    return attend_to(configuration, reading, identity, control, started, terminal)
+    return attend_to(configuration, reading, identity, control, started, terminal, mask)
 
 
 def _settled(configuration: Configuration, reading: Reading) -> bool:
