@@ -45,15 +45,60 @@ async def test_the_youngest_connection_is_taken_first():
     assert pool.take(ORIGIN) is young
 
 
-async def test_the_oldest_gives_way_when_the_pool_is_full():
+async def test_the_oldest_gives_way_when_the_pool_is_full(autojump_clock):
     pool = Pool(limits(pooled_per_sandbox=2))
     streams = [memory() for _ in range(3)]
     for stream in streams:
+        await trio.sleep(1)
         pool.give(ORIGIN, stream)
     await pool.bury()
     assert len(pool) == 2
     assert [await is_closed(stream) for stream in streams] == [True, False, False]
     assert "2 idle" in repr(pool)
+
+
+async def test_a_burst_is_kept_for_a_second(autojump_clock, nursery):
+    """Many requests end at once, and the next ones begin; else they would open as many connections again."""
+    pool = Pool(limits(pooled_per_sandbox=2, keep_alive=60.0))
+    nursery.start_soon(pool.run)
+    streams = [memory() for _ in range(10)]
+    for stream in streams:
+        pool.give(ORIGIN, stream)
+    await pool.bury()
+    assert len(pool) == 8, "but not more than four times as many"
+    assert [await is_closed(stream) for stream in streams] == [True] * 2 + [False] * 8
+    await trio.sleep(1)
+    pool.give(ORIGIN, memory())
+    await pool.bury()
+    assert len(pool) == 2
+    for _ in range(5):
+        pool.give(ORIGIN, memory())
+    assert len(pool) == 6, "one of them is old"
+    await trio.sleep(16)
+    assert len(pool) == 2, "also if nothing happens"
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_looked_at_stays():
+    pool, first, second = Pool(limits()), memory(), memory()
+    assert pool.idle(ORIGIN) is None
+    pool.give(ORIGIN, first)
+    pool.give(ORIGIN, second)
+    assert pool.idle(ORIGIN) is second
+    assert len(pool) == 2
+    assert pool.take(ORIGIN) is second
+    assert pool.take(ORIGIN) is first
+    assert pool.take(ORIGIN) is pool.idle(ORIGIN) is None
+
+
+async def test_many_origins_are_not_remembered_for_ever():
+    """A sandbox names as many as it likes."""
+    pool = Pool(limits(pooled_per_sandbox=2))
+    for number in range(100):
+        origin = Origin(f"h{number}.example", 443)
+        pool.give(origin, memory())
+        assert pool.take(origin) is not None
+    assert len(pool._by_origin) <= 4
 
 
 async def test_a_connection_idle_for_too_long_is_given_up(autojump_clock):

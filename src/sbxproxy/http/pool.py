@@ -21,6 +21,11 @@ from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import socket_below
 from sbxproxy.settings import Limits
 
+_GRACE = 1.0
+"""Seconds for which more may be kept."""
+_BURST = 4
+"""How many times as many."""
+
 
 @dataclass(slots=True, eq=False)
 class _Idle:
@@ -31,6 +36,9 @@ class _Idle:
 
 class Pool:
     """At most ``Limits.pooled_per_sandbox`` connections, each idle for at most ``Limits.keep_alive``.
+
+    For a second it may be four times as many: many requests at once leave their connections behind at once, and the next
+    ones would else open as many again.
 
     Attributes:
         generation: how often everything was forgotten; what was opened before the last time is not kept.
@@ -93,8 +101,7 @@ class Pool:
         if now is None:
             now = trio.current_time()
         self.expire(now)
-        if len(self._idle) >= self._limits.pooled_per_sandbox:
-            self._dead.append(self._oldest().stream)
+        self._make_room(now, 1)
         idle = _Idle(origin, stream, now + self._limits.keep_alive)
         self._idle[idle] = None
         same = self._by_origin.get(origin)
@@ -104,6 +111,16 @@ class Pool:
             self._by_origin[origin] = [idle]
         else:
             same.append(idle)
+
+    def _make_room(self, now: float, room: int) -> None:
+        """Give up the oldest connections beyond what may be kept."""
+        most = self._limits.pooled_per_sandbox - room
+        while len(self._idle) > most:
+            oldest = next(iter(self._idle))
+            since = oldest.until - self._limits.keep_alive
+            if now - since < _GRACE and len(self._idle) <= _BURST * self._limits.pooled_per_sandbox - room:
+                return
+            self._dead.append(self._oldest().stream)
 
     def forget(self) -> None:
         """Give up all connections, now or when they come back: the policy they were opened under is replaced."""
@@ -126,11 +143,12 @@ class Pool:
                 await trio.aclose_forcefully(self._dead.pop())
 
     async def run(self) -> None:
-        """Give up connections as they get too old, for ever, and close all when cancelled."""
+        """Give up connections as they get too old, or are too many, for ever, and close all when cancelled."""
         try:
             while True:
                 await trio.sleep(self._limits.keep_alive / 4)
                 self.expire()
+                self._make_room(trio.current_time(), 0)
                 await self.bury()
         finally:
             await self.aclose_all()
