@@ -1,4 +1,4 @@
-"""``python -m benchmarks [run|all|setup|document|micro|policy|postgres|soak] …``; without a word, ``run``."""
+"""``python -m benchmarks [run|all|setup|document|micro|policy|postgres|capture|startup|soak] …``; without a word, ``run``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import document, micro, policy, postgres, setup
+from benchmarks import capture, document, micro, policy, postgres, setup
 from benchmarks.build import BUILD, CannotBuild
 from benchmarks.figures import Figures
 from benchmarks.flame import profile
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         "setup": setup.main,
         "document": document.main,
         "soak": soak.main,
+        "capture": capture.main,
     }
     if arguments and arguments[0] in others:
         return others[arguments[0]](list(arguments[1:]))
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         return _optional(_STARTUP, arguments[1:])
     if arguments and arguments[0] == "all":
         quick = ["--quick"] if "--quick" in arguments else []
-        rest = (partial(postgres.main, quick), partial(_optional, _STARTUP, quick))
+        rest = (partial(postgres.main, quick), partial(capture.main, quick), partial(_optional, _STARTUP, quick))
         return main(["run", *arguments[1:]]) or max(one() for one in rest)
     if arguments and arguments[0] == "run":
         arguments = arguments[1:]
@@ -92,7 +93,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks run",
         description="Measure sbxproxy beside other proxies in one interleaved run.",
-        epilog=f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. Also: setup, document, micro, policy, postgres, soak.",
+        epilog=(
+            f"Workloads: {', '.join(families)}. Subjects: {', '.join(names)}. "
+            "Also: setup, document, micro, policy, postgres, capture, startup, soak."
+        ),
     )
     parser.add_argument("--only", metavar="W1b,W3", help="families of workloads, or ids such as 'W1b c32'")
     parser.add_argument("--subjects", metavar="A,B", help="what is measured; default: everything that is installed")
