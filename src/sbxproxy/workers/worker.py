@@ -29,7 +29,7 @@ from sbxproxy.plugins import load
 from sbxproxy.policy.model import Policy
 from sbxproxy.proxy import Proxy
 from sbxproxy.sandbox.identity import Identity
-from sbxproxy.sandbox.sandbox import Sandbox
+from sbxproxy.sandbox.sandbox import CUT_PATIENCE, Sandbox
 from sbxproxy.secrets import Secret, Secrets
 from sbxproxy.tls.authority import Founding
 from sbxproxy.workers.asking import Asker, RemoteSource
@@ -139,7 +139,10 @@ class _Worker:
                     _end(LOST)
 
     async def _drain(self, nursery: trio.Nursery, call: int, grace: float) -> None:
+        sandboxes = self._proxy.sandboxes
         await self._proxy.drain(grace)
+        for sandbox in sandboxes:
+            await _ended(sandbox)
         self._done(call)
         await self._channel.written()
         nursery.cancel_scope.cancel(reason="drained")
@@ -195,7 +198,7 @@ class _Desk:
                 return
             async for later in self._receive:
                 if later["do"] == "close":
-                    await self._worker.answer(later, self._sandbox.aclose)
+                    await self._worker.answer(later, self._close)
                     nursery.cancel_scope.cancel(reason="the sandbox was closed")
                     return
                 await self._worker.answer(later, partial(self._update, later))
@@ -215,9 +218,20 @@ class _Desk:
 
         await nursery.start(serve)
 
+    async def _close(self) -> None:
+        await self._sandbox.aclose()
+        await _ended(self._sandbox)
+
     async def _update(self, message: dict[str, Any]) -> dict[str, Any]:
         changed = await self._sandbox.update_policy(message["policy"])
         return {"cut": list(changed.cut), "kept": changed.kept}
+
+
+async def _ended(sandbox: Sandbox) -> None:
+    """Wait until the flows that were cut have told of their end."""
+    with trio.move_on_after(CUT_PATIENCE):
+        for flow in sandbox.flows:
+            await flow.finished.wait()
 
 
 def _listener(number: int) -> trio.SocketListener:
