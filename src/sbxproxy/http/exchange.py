@@ -224,14 +224,7 @@ class Exchange:
         content = request.body if answer.request.body is None else answer.request.body
         if content is None and body.complete:
             content = b""
-        job = Job(
-            head=head,
-            body=body,
-            forward=answer,
-            content=content,
-            awaits_continue=awaits_continue and content is None,
-            websocket=not plain and asks_for_websocket(head),
-        )
+        job = Job(head, body, answer, content, awaits_continue and content is None, not plain and asks_for_websocket(head))
         resumed = None
         if self._shortcut is not None and plain and self._is_at_hand(job):
             went = await self._shortcut.run(job, self._tally, self._patience)
@@ -343,15 +336,9 @@ class Exchange:
         self.under_way = False
         self.served = True
         head, tally = self._head, self._tally
-        record = Record(
-            method=head.method if head else "",
-            path=loggable_path(head) if head else "",
-            status=tally.status,
-            bytes_up=tally.bytes_up,
-            bytes_down=tally.bytes_down,
-            reason=self._reason,
-            seconds=now - self._started,
-        )
+        method, path = (head.method, loggable_path(head)) if head is not None else ("", "")
+        seconds = now - self._started
+        record = Record(method, path, tally.status, tally.bytes_up, tally.bytes_down, self._reason, seconds)
         try:
             self._handler.done(record)
         except Exception as error:  # noqa: BLE001 - an observer can't change what it observes

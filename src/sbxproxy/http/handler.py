@@ -73,7 +73,7 @@ class Denied(Exception):  # noqa: N818 - a verdict that may be raised from any d
         self.status = status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Record:
     """How one request went; the story of it for events. Holds no query, no header and no body.
 

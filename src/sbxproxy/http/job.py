@@ -28,7 +28,7 @@ class Tally:
         self.bytes_up = self.bytes_down = self.status = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Job:
     """A request that was decided on, and what the client said of it.
 

@@ -55,7 +55,7 @@ class TargetForm(Enum):
     ASTERISK = "*"
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen, which would double the time it takes to make one
+@dataclass(slots=True)  # neither frozen nor by keyword alone, which takes five times as long to make
 class RequestHead:
     """A request line and its fields.
 
@@ -83,7 +83,7 @@ class RequestHead:
     names: tuple[bytes, ...] | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen, which would double the time it takes to make one
+@dataclass(slots=True)  # neither frozen nor by keyword alone, which takes five times as long to make
 class ResponseHead:
     """A status line and its fields.
 

@@ -100,18 +100,8 @@ def plain_request_head(
     fields, names, length = read
     if names.count(b"host") != 1:
         return None
-    head = RequestHead(
-        method=method.decode("ascii"),
-        target=target,
-        form=TargetForm.ORIGIN,
-        version=(1, 1),
-        fields=fields,
-        host=fields[names.index(b"host")][1],
-        content_length=length,
-        chunked=False,
-        names=names,
-    )
-    return head, end
+    host = fields[names.index(b"host")][1]
+    return RequestHead(method.decode("ascii"), target, TargetForm.ORIGIN, (1, 1), fields, host, length, False, names), end  # noqa: FBT003
 
 
 def plain_response_head(
