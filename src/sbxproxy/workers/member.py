@@ -135,7 +135,9 @@ class Member:
             while (received := await channel.receive()) is not None:
                 message, _ = received
                 match message:
-                    case {"do": "done" | "failed", "call": int(number), **more} if number in self._calls and _is_result(more):
+                    case {"do": "done" | "failed", "call": int(number), **more}:
+                        if number not in self._calls or not _is_result(more):
+                            raise ProtocolError("an answer to nothing, or none")
                         call = self._calls.pop(number)
                         call.answer = message
                         call.over.set()

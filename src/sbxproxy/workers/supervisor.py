@@ -352,8 +352,6 @@ class Workers:
                 self._take(member, events, lost)
             case {"do": "ask", "ask": int(number), "sandbox": str(sandbox), "name": str(name)}:
                 self._nursery.start_soon(self._answer, member, number, sandbox, name)
-            case {"do": "done" | "failed"}:
-                pass  # to a call that nobody waits for
             case _:
                 member.kill("it said something unknown")
 
