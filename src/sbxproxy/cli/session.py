@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Session", "run_trio"]
+__all__ = ["Session", "collect_seldom", "configuration_secret", "observing", "run_trio"]
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,36 +61,20 @@ class Session:
         Raises:
             SbxproxyError: the configuration doesn't hold.
         """
-        log = Log(verbosity=configuration.verbosity)
-        observers: list[Observer] = [log]
-        lines: JsonLines | None = None
-        events = _open_events(configuration.events)
-        if events is not None:
-            lines = JsonLines(events)
-            observers.append(lines)
-        proxy = Proxy(configuration.settings, pipeline=_pipeline(configuration.plugins), observers=observers)
-        reading = reading or configuration.source.examine()
-        sandbox = proxy.create_sandbox(name, policy=reading.policy, secrets=configuration.secrets, identity=identity)
-        for source_name in sandbox.policy.secrets:
-            # A secret that can't be had is an error now rather than at the first request.
-            await configuration_secret(configuration, source_name)
-        try:
+        with observing(configuration) as (log, observers):
+            proxy = Proxy(configuration.settings, pipeline=_pipeline(configuration.plugins), observers=observers)
+            reading = reading or configuration.source.examine()
+            sandbox = proxy.create_sandbox(name, policy=reading.policy, secrets=configuration.secrets, identity=identity)
+            for source_name in sandbox.policy.secrets:
+                # A secret that can't be had is an error now rather than at the first request.
+                await configuration_secret(configuration, source_name)
             async with trio.open_nursery() as nursery:
                 await nursery.start(proxy.run)
-                gc.freeze()  # what was imported stays; from here on there may be garbage
-                # A flow leaves hardly any cycles; looking for them after every few flows takes a twentieth of the time.
-                gc.set_threshold(20_000, 20, 50)
-                gc.enable()
+                collect_seldom()
                 session = cls(configuration, proxy, sandbox, log, nursery)
-                nursery.start_soon(session._watch, reading.state)
+                nursery.start_soon(session.watch, reading.state)
                 yield session
                 nursery.cancel_scope.cancel(reason="the session is over")
-        finally:
-            log.close()
-            if lines is not None:
-                lines.close()
-            if events is not None and events is not sys.stdout:
-                events.close()
 
     @property
     def on_hangup(self) -> Callable[[], Awaitable[object]] | None:
@@ -119,7 +103,7 @@ class Session:
         else:
             self.log.say(f"policy is now {changed.mode}: {len(changed.cut)} flows cut, {changed.kept} kept", "yellow")
 
-    async def _watch(self, seen: FileState | None) -> None:
+    async def watch(self, seen: FileState | None) -> None:
         """Reload whenever the policy file is no longer as it was *seen*."""
         path = self.configuration.source.path
         if path is None:
@@ -130,6 +114,38 @@ class Session:
             if now != seen:
                 seen = now
                 await self.reload()
+
+
+@contextmanager
+def observing(configuration: Configuration) -> Iterator[tuple[Log, list[Observer]]]:
+    """Make the log, and the list of all observers that the options ask for; written to the end and closed after the block.
+
+    Raises:
+        ConfigurationError: the file of events can't be written.
+    """
+    log = Log(verbosity=configuration.verbosity)
+    observers: list[Observer] = [log]
+    lines: JsonLines | None = None
+    events = _open_events(configuration.events)
+    if events is not None:
+        lines = JsonLines(events)
+        observers.append(lines)
+    try:
+        yield log, observers
+    finally:
+        log.close()
+        if lines is not None:
+            lines.close()
+        if events is not None and events is not sys.stdout:
+            events.close()
+
+
+def collect_seldom() -> None:
+    """Let the garbage collector look for cycles again, which the command line had stopped, but not often."""
+    gc.freeze()  # what was imported stays; from here on there may be garbage
+    # A flow leaves hardly any cycles; looking for them after every few flows takes a twentieth of the time.
+    gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 async def configuration_secret(configuration: Configuration, name: str) -> None:
