@@ -44,7 +44,8 @@ def start_database(stack: ExitStack, directory: Path, chain: bytes) -> int | Non
         return None
     directory.mkdir()
     for parent in (directory, *directory.parents[:2]):
-        parent.chmod(0o755)  # its server is another user
+        if parent.stat().st_mode & 0o005 != 0o005:  # what others can reach stays as it is, /tmp before all
+            parent.chmod(0o755)  # its server is another user
     cluster = lay_out(binaries, directory, chain, user=USER)
     subprocess.run(cluster.initdb, check=True, capture_output=True, **cluster.process)
     process = subprocess.Popen(
