@@ -205,9 +205,13 @@ class Exchange:
         else:
             target = check_target(head, self._origin, proxying=self._proxying)
         awaits_continue = not plain and expects_continue(head) and client.awaits_continue
-        if head.fields is not self._fields:
-            self._fields, self._headers = head.fields, end_to_end(head.fields, head.names)
-        request = Request(method=head.method, target=target, headers=self._headers, host=self._origin.authority)
+        if head.fields is self._fields:
+            headers = self._headers
+        else:
+            headers = end_to_end(head.fields, head.names)
+            if client.incoming.memory.holds(head.fields):
+                self._fields, self._headers = head.fields, headers
+        request = Request(method=head.method, target=target, headers=headers, host=self._origin.authority)
         if limit := ask_now(self._handler.body_limit, request):
             request = replace(request, body=await self._whole_body(head, body, limit))
         answer: object = await ask(self._handler.on_request, request)
@@ -336,6 +340,7 @@ class Exchange:
         self.under_way = False
         self.served = True
         head, tally = self._head, self._tally
+        self._head = self._body = None  # not held while the connection waits
         method, path = (head.method, loggable_path(head)) if head is not None else ("", "")
         seconds = now - self._started
         record = Record(method, path, tally.status, tally.bytes_up, tally.bytes_down, self._reason, seconds)

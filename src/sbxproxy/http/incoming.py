@@ -142,7 +142,11 @@ class Incoming(ABC, Generic[_Head]):
 
 
 class FromClient(Incoming[RequestHead]):
-    """What the client sends."""
+    """What the client sends.
+
+    Attributes:
+        memory: its last plain head.
+    """
 
     async def fill(self) -> bool:
         """Receive once into the buffer; false at the end of the stream. Raises what ``receive`` raises."""
@@ -158,7 +162,7 @@ class FromClient(Incoming[RequestHead]):
     def __init__(self, stream: Stream, limits: Limits, initial: bytes = b"") -> None:
         """Begin with *initial*, which somebody received before."""
         super().__init__(stream, initial)
-        self._memory = Memory(limits.header_fields)
+        self.memory = Memory(limits.header_fields)
 
     def broken(self) -> Exception:
         """The client is gone."""
@@ -170,7 +174,7 @@ class FromClient(Incoming[RequestHead]):
 
     def _plain(self, limits: Limits) -> tuple[RequestHead, int] | None:
         return plain_request_head(
-            self.data, limit=limits.head, max_fields=limits.header_fields, max_target=limits.target, memory=self._memory
+            self.data, limit=limits.head, max_fields=limits.header_fields, max_target=limits.target, memory=self.memory
         )
 
     def _cut(self, limit: int) -> int | Literal[Hint.NEED_MORE]:

@@ -17,7 +17,7 @@ from typing import Literal
 import trio
 from trio.abc import Stream
 
-from sbxproxy.http.fields import Fields, end_to_end, lines, outgoing
+from sbxproxy.http.fields import end_to_end, lines, outgoing
 from sbxproxy.http.handler import Origin, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, below
 from sbxproxy.http.job import Job, Tally, check_request
@@ -27,7 +27,7 @@ from sbxproxy.http.pool import Pool
 from sbxproxy.http.sides import BODILESS, ClientSide, status_line
 from sbxproxy.net.sockets import abort
 from sbxproxy.settings import Limits
-from sbxproxy.wire.plain_head import Memory, plain_response
+from sbxproxy.wire.plain_head import REMEMBERED, Memory, plain_response
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,16 +117,15 @@ class Shortcut:
                 status, _, fields, names, length, end = read
                 bodiless = job.head.method == "HEAD" or status in BODILESS
                 if len(received) - end == (0 if bodiless else length):
-                    if fields is not self._received_fields:
-                        self._remember(fields, names)
-                    response = Response(status=status, headers=self._received_headers)
+                    headers, written = self._headers(fields, names)
+                    response = Response(status=status, headers=headers)
                     answer = await ask(self._handler.on_response, job.forward.request, response)
                     if answer is response:
                         body = received[end:]
                         client = self._client
                         client.answered = True
                         tally.status = status
-                        await client.send(self._answer(status, None if status == 204 else length, body))
+                        await client.send(_answer(status, written, None if status == 204 else length, body))
                         tally.bytes_down = len(body)
                         self._stream = None
                         pool.give(origin, stream, generation=generation, now=patience.last)
@@ -155,22 +154,31 @@ class Shortcut:
         """Write the request's head."""
         request, origin = job.forward.request, job.forward.origin
         check_request(job)
-        if request.headers is not self._sent_headers or origin is not self._sent_to:
-            self._sent_lines = b"Host: %b\r\n%b" % (origin.authority.encode(), lines(outgoing(request.headers)))
-            self._sent_headers, self._sent_to = request.headers, origin
+        if request.headers is self._sent_headers and origin is self._sent_to:
+            written = self._sent_lines
+        else:
+            written = b"Host: %b\r\n%b" % (origin.authority.encode(), lines(outgoing(request.headers)))
+            if len(written) <= REMEMBERED:
+                self._sent_headers, self._sent_to, self._sent_lines = request.headers, origin, written
         first = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
         if job.content or job.head.content_length is not None:
-            return b"%b%bContent-Length: %d\r\n\r\n" % (first, self._sent_lines, len(job.content or b""))
-        return b"%b%b\r\n" % (first, self._sent_lines)
+            return b"%b%bContent-Length: %d\r\n\r\n" % (first, written, len(job.content or b""))
+        return b"%b%b\r\n" % (first, written)
 
-    def _remember(self, fields: Fields, names: Sequence[bytes]) -> None:
-        self._received_headers = end_to_end(fields, names, client=True)
-        self._received_lines = lines(self._received_headers.fields)
-        self._received_fields = fields
+    def _headers(self, fields: tuple[tuple[bytes, bytes], ...], names: Sequence[bytes]) -> tuple[Headers, bytes]:
+        """Return what of a response is for the client, and how it is written."""
+        if fields is self._received_fields:
+            return self._received_headers, self._received_lines
+        headers = end_to_end(fields, names, client=True)
+        written = lines(headers.fields)
+        if self._memory.holds(fields):
+            self._received_fields, self._received_headers, self._received_lines = fields, headers, written
+        return headers, written
 
-    def _answer(self, status: int, length: int | None, body: bytes) -> bytes:
-        """Write the whole response."""
-        first = status_line(status)
-        if length is None:
-            return b"%b%b\r\n%b" % (first, self._received_lines, body)
-        return b"%b%bContent-Length: %d\r\n\r\n%b" % (first, self._received_lines, length, body)
+
+def _answer(status: int, written: bytes, length: int | None, body: bytes) -> bytes:
+    """Write a whole response."""
+    first = status_line(status)
+    if length is None:
+        return b"%b%b\r\n%b" % (first, written, body)
+    return b"%b%bContent-Length: %d\r\n\r\n%b" % (first, written, length, body)

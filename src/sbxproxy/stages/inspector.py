@@ -27,6 +27,7 @@ from sbxproxy.secrets import Secret, Secrets
 from sbxproxy.settings import Limits
 from sbxproxy.stages.pipeline import run_stage
 from sbxproxy.stages.slots import Transform, TransformFactory, check_transform
+from sbxproxy.wire.plain_head import REMEMBERED
 
 _METHOD_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 """Headers by which frameworks let a POST pass for another method: with a rule on methods, that would dodge it."""
@@ -213,13 +214,14 @@ class Inspector:
         match step:
             case actions.SetHeaders():
                 values = {name: (await self._secret(name)).reveal() for name in step.secrets}
-                made = self._made
-                if made is None or made.step is not step or made.before is not request.headers or made.values != values:
-                    headers = request.headers
-                    for name, value in step.render(values):
-                        headers = headers.with_header(name, value)
-                    self._made = made = _Made(step, request.headers, values, headers)
-                return request.with_headers(made.after)
+                made, headers = self._made, request.headers
+                if made is not None and made.step is step and made.before is headers and made.values == values:
+                    return request.with_headers(made.after)
+                for name, value in step.render(values):
+                    headers = headers.with_header(name, value)
+                if sum(len(name) + len(value) for name, value in headers.fields) <= REMEMBERED:
+                    self._made = _Made(step, request.headers, values, headers)
+                return request.with_headers(headers)
             case actions.UsePlugin():
                 plugin = await run_stage(f"transform {step.name!r}", self.limits.stage, self.transforms.get, step)
                 self._used.append((step.name, plugin))

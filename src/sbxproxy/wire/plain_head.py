@@ -7,7 +7,7 @@ is not, well-formed or not, is simply left to it: this reader never refuses.
 
 from __future__ import annotations
 
-__all__ = ["Memory", "plain_request_head", "plain_response", "plain_response_head"]
+__all__ = ["REMEMBERED", "Memory", "plain_request_head", "plain_response", "plain_response_head"]
 
 import re
 
@@ -25,6 +25,9 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _ASKS_MORE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
 _BODILESS = frozenset({204, 304})
 
+
+REMEMBERED = 4 * 1024
+"""Most bytes of lines that are remembered, which each idle connection holds a few times over."""
 
 _Read = tuple[Fields, tuple[bytes, ...], int | None] | None
 """The fields, their names in lower case, and the body's length; ``None`` if they are not plain."""
@@ -52,12 +55,20 @@ class Memory:
 
     def read(self, block: bytes) -> _Read:
         """Read lines of fields, or remember."""
-        if block != self._block:
-            self.last = _read(block, self._max_fields)
-            self._block = block
-            self._ending = block + b"\r\n"
-            self.size = len(self._ending)
-        return self.last
+        if block == self._block:
+            return self.last
+        read = _read(block, self._max_fields)
+        if len(block) > REMEMBERED:
+            return read
+        self.last = read
+        self._block = block
+        self._ending = block + b"\r\n"
+        self.size = len(self._ending)
+        return read
+
+    def holds(self, fields: Fields) -> bool:
+        """Tell whether these very fields are remembered."""
+        return self.last is not None and self.last[0] is fields
 
     def first_line(self, data: bytes | bytearray, limit: int) -> int:
         """Find the end of the first line if the lines behind it are those of the last time; -1 if they are others."""
