@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbxproxy.events import DnsAnswered, FlowClosed, FlowOpened, JsonLines, PolicyChanged, Problem, RequestDone, as_dict, from_dict
+from sbxproxy.events import (
+    DnsAnswered,
+    FlowClosed,
+    FlowOpened,
+    JsonLines,
+    PolicyChanged,
+    Problem,
+    RequestDone,
+    as_dict,
+    from_dict,
+)
 
 HANG = 20.0
 
