@@ -1,10 +1,12 @@
 """``sbxproxy serve``: says where it listens, drains on SIGTERM, and writes what clients need."""
 
+import json
 import os
 import signal
 import socket
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -116,7 +118,12 @@ def test_a_listener_that_can_not_be_is_one_clear_sentence(where):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--listener-auth", "me=plain"), ("--listener-auth", "me=env:SBX_NOT_SET"), ("--proxy-protocol", "10.0.0.1/8"), ("--proxy-protocol", "UNIX")],
+    [
+        ("--listener-auth", "me=plain"),
+        ("--listener-auth", "me=env:SBX_NOT_SET"),
+        ("--proxy-protocol", "10.0.0.1/8"),
+        ("--proxy-protocol", "UNIX"),
+    ],
 )
 def test_other_mistakes_are_one_clear_sentence_too(option, value):
     assert option in one_sentence(sbxproxy("serve", "--deny-all", "--listen", "127.0.0.1:0", option, value))
@@ -163,3 +170,74 @@ def test_the_env_file_is_private_even_if_it_was_there_before(tmp_path):
     stop(server)
     assert "canary" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# -- workers
+
+
+def children(server):
+    with open(f"/proc/{server.pid}/task/{server.pid}/children") as listed:
+        return list(map(int, listed.read().split()))
+
+
+def ask(where):
+    return subprocess.run(["curl", "-sS", "-x", f"http://{where}", "https://a.example/"], capture_output=True, text=True).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_serve_and_end_with_0_after_a_signal_to_their_supervisor(number):
+    server, where = started("--deny-all", "--listen", "127.0.0.1:0", "--workers", "2")
+    workers = children(server)
+    assert len(workers) == 2
+    assert all("response 403" in ask(where) for _ in range(6))
+    server.send_signal(number)
+    _, err = server.communicate(timeout=30)
+    assert server.returncode == 0, err
+    assert "worker" not in err
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+
+
+def test_ctrl_c_in_a_terminal_drains_the_workers_instead_of_killing_them():
+    """A terminal sends its signal to a whole process group."""
+    server, where = started("--deny-all", "--listen", "127.0.0.1:0", "--workers", "2", start_new_session=True)
+    assert "response 403" in ask(where)
+    os.killpg(server.pid, signal.SIGINT)
+    _, err = server.communicate(timeout=30)
+    assert server.returncode == 0, err
+    assert "worker" not in err
+
+
+def test_workers_take_a_changed_policy_file(tmp_path):
+    policy = write(tmp_path / "policy.json", '"deny-all"')
+    events = tmp_path / "events"
+    server, where = started("--policy", policy, "--listen", "127.0.0.1:0", "--workers", "2", "--events", events)
+    write(policy, '{"allow": ["b.example"]}')
+    server.send_signal(signal.SIGHUP)
+    while "policy-changed" not in (events.read_text() if events.exists() else ""):
+        assert server.poll() is None
+        time.sleep(0.01)
+    assert all("response 403" in ask(where) for _ in range(6))
+    stop(server)
+    reasons = {json.loads(line)["reason"] for line in events.read_text().splitlines() if "flow-closed" in line}
+    assert reasons == {"domain-not-allowed"}
+
+
+def test_workers_write_the_same_files_and_hide_the_same_secrets(tmp_path):
+    arguments = ["--listener-auth", "me=env:PW", "--inject", "a.example:x: ${secret:x}", "--secret", "x=env:TOKEN"]
+    server, where = started(
+        "--listen", "127.0.0.1:0", "--workers", "2", "--env-out", tmp_path / "env", "--ca-out", tmp_path / "ca.pem", *arguments,
+        env={"PW": "canary-password", "TOKEN": "canary-token"},
+    )  # fmt: skip
+    for pid in children(server):
+        with open(f"/proc/{pid}/environ") as environment, open(f"/proc/{pid}/cmdline") as command:
+            assert "canary" not in environment.read() + command.read()
+    stop(server)
+    assert f"HTTPS_PROXY=http://me:canary-password@{where}" in (tmp_path / "env").read_text()
+    assert (tmp_path / "ca.pem").read_bytes().startswith(b"-----BEGIN")
+
+
+@pytest.mark.parametrize(
+    "where", ["nonsense", "127.0.0.1", "127.0.0.1:99999", "example.com:80", "unix:/nowhere/at/all/sock", "::1:80"]
+)
+def test_a_listener_that_can_not_be_is_one_clear_sentence_with_workers_too(where):
+    assert "Error" in one_sentence(sbxproxy("serve", "--deny-all", "--workers", "2", "--listen", where))

@@ -58,10 +58,9 @@ async def test_a_killed_worker_takes_its_own_flows_along_and_no_others(tmp_path:
         await crew.until_lost()
         alive = [await echoes(stream) for stream in crew.streams]
         assert alive.count(True) == len(flows[other])
-        assert lost(crew) == [
-            f"worker {victim} (process {pids[victim]}) ended with SIGKILL; another takes its place; "
-            f"{len(flows[victim])} of its flows are lost"
-        ]
+        (told,) = lost(crew)
+        assert told.startswith(f"worker {victim} (process {pids[victim]}) ended with SIGKILL; another takes its place")
+        assert told.endswith(f"; {len(flows[victim])} of its flows are lost")
         assert crew.sandbox.flows == frozenset(flows[other])
 
 
@@ -158,9 +157,7 @@ async def test_signals_of_a_terminal_or_service_manager_do_not_end_workers(tmp_p
         assert set(crew.workers.processes) == set(pids)
 
 
-async def test_replacements_leave_no_descriptors_and_no_processes_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_replacements_leave_no_descriptors_and_no_processes_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "SETTLED", 0.0)
     async with open_echo(tmp_path=tmp_path) as (crew, target):
         before = open_descriptors()
@@ -201,7 +198,7 @@ async def test_workers_that_can_not_start_again_are_tried_ever_more_seldom(
         # Junk instead of messages, each of another kind.
         "import sys, socket; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'\\xff' * 100); s.recv(1)",
         "import sys, socket; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'\\0\\0\\0\\x02[]'); s.recv(1)",
-        "import sys, socket; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'\\0\\0\\0\\x0a{\"do\":\"x\"}'); s.recv(1)",
+        'import sys, socket; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b\'\\0\\0\\0\\x0a{"do":"x"}\'); s.recv(1)',
         "import sys, socket; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'\\0\\0'); s.close()",
         "import sys, socket; s = socket.socket(fileno=int(sys.argv[1])); socket.send_fds(s, [b'\\0'], [0]); s.recv(1)",
     ],
@@ -318,7 +315,14 @@ BEGIN = frame({"do": "start", "call": 1, "settings": {}, "plugins": [], "first":
 
 @pytest.mark.parametrize(
     "junk",
-    [b"\xff" * 8, b"\0\0\0\1{", b"\0\0\0\2[]", frame({"do": "update"}), frame({"do": "start", "call": 1}), frame({"do": "start", "descriptors": 1})],
+    [
+        b"\xff" * 8,
+        b"\0\0\0\1{",
+        b"\0\0\0\2[]",
+        frame({"do": "update"}),
+        frame({"do": "start", "call": 1}),
+        frame({"do": "start", "descriptors": 1}),
+    ],
 )
 async def test_a_worker_ends_when_its_supervisor_talks_nonsense(junk: bytes) -> None:
     assert await worker(junk) == 3

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import sbxproxy
-from sbxproxy import ConfigurationError, FlowClosed, PolicyChanged, PolicyError, Settings
+from sbxproxy import ConfigurationError, PolicyChanged, PolicyError, Settings
 from sbxproxy.workers import Workers
 from sbxproxy.workers.member import FLOWS
 from support.crew import EchoOrigin, echoes, environment, open_workers
@@ -127,7 +127,9 @@ async def test_c14_all_workers_have_one_authority_and_secrets_get_into_their_req
 
     origin = Origin((NAME,))
     policy = {
-        "allow": {NAME: [{"transform": [{"headers": {"authorization": "Bearer ${secret:called}", "x-other": "${secret:literal}"}}]}]}
+        "allow": {
+            NAME: [{"transform": [{"headers": {"authorization": "Bearer ${secret:called}", "x-other": "${secret:literal}"}}]}]
+        }
     }
     secrets = {"called": sbxproxy.CallableSource(give), "literal": "canary-of-old"}
     async with open_workers(policy, origin, directory=tmp_path, secrets=secrets) as crew:

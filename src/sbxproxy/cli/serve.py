@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,14 @@ FAILURE = 1
     metavar="FILE",
     help="Write the client's variables here: KEY=VALUE lines, or a script to source if FILE ends in .sh.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Serve with N processes, for as many processors.",
+)
 @click.option("--ready-fd", type=int, metavar="N", help="Write where it listens to descriptor N, a line each, and close it.")
 @click.option("--grace", type=float, default=5.0, show_default=True, metavar="SECONDS", help="Time for open flows after SIGTERM.")
 @click.pass_context
@@ -62,6 +71,9 @@ def serve(ctx: click.Context, /, listen: tuple[str, ...], **options: Any) -> Non
 async def _serve(configuration: Configuration, listen: tuple[str, ...], options: dict[str, Any]) -> None:
     auth = _auth(options["listener_auth"])
     trusted = _trusted(options["proxy_protocol"])
+    if options["workers"] > 1:
+        await _serve_by_workers(configuration, listen, auth, trusted, options)
+        return
     async with Session.open(configuration, options["name"]) as session:
         listeners = [listener for where in listen for listener in await _open(where)]
         places = [describe(listener) for listener in listeners]
@@ -72,17 +84,44 @@ async def _serve(configuration: Configuration, listen: tuple[str, ...], options:
 
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             await session.nursery.start(accept)
-            await session.serve_control(runtime_directory())
-            _write_files(session, listeners, places, auth, options)
-            for place in places:
-                print(f"sbxproxy: listening on {place}", file=sys.stderr, flush=True)
-            _announce(options["ready_fd"], places)
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    break
-                if session.on_hangup is not None:
-                    await session.on_hangup()
+            await _attend(session, signals, listeners, places, auth, options)
         await session.proxy.drain(grace=options["grace"])
+
+
+async def _serve_by_workers(
+    configuration: Configuration, listen: tuple[str, ...], auth: ListenerAuth | None, trusted: list[Any], options: dict[str, Any]
+) -> None:
+    from sbxproxy.cli.crew import open_crew
+
+    kind, _, variable = (options["listener_auth"] or "").partition("=")[2].partition(":")
+    hidden = [variable] if kind == "env" else []
+    count, name = options["workers"], options["name"]
+    async with open_crew(configuration, name, count=count, listen=listen, auth=auth, trusted=trusted, hidden=hidden) as crew:
+        session, sandbox = crew
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            await _attend(session, signals, list(sandbox.endpoints), list(sandbox.endpoints), auth, options)
+        await session.proxy.drain(grace=options["grace"])
+
+
+async def _attend(
+    session: Session,
+    signals: AsyncIterator[int],
+    listeners: list[Any],
+    places: list[str],
+    auth: ListenerAuth | None,
+    options: dict[str, Any],
+) -> None:
+    """Tell all who want to know that it serves, and stay until a signal says to end."""
+    await session.serve_control(runtime_directory())
+    _write_files(session, listeners, places, auth, options)
+    for place in places:
+        print(f"sbxproxy: listening on {place}", file=sys.stderr, flush=True)
+    _announce(options["ready_fd"], places)
+    async for number in signals:
+        if number != signal.SIGHUP:
+            break
+        if session.on_hangup is not None:
+            await session.on_hangup()
 
 
 async def _open(where: str) -> list[Any]:
