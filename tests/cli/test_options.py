@@ -1,11 +1,16 @@
 """Options and configuration files: what they come to, and how mistakes are told."""
 
+import re
+from dataclasses import asdict
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from sbxproxy.cli.options import configure, operator_options, policy_options
 from sbxproxy.policy import Policy
+from sbxproxy.settings import Limits
 from support.program import write
 
 
@@ -100,3 +105,41 @@ def test_a_policy_on_the_command_line_replaces_the_one_in_the_file(tmp_path):
     found = configured("--config", config, "--deny-all")
     assert found.source.read() == Policy.parse("deny-all")
     assert len(found.settings.never) == 1
+
+
+def test_a_limit_is_given_by_its_name():
+    limits = configured("--deny-all", "--limit", "flows_per_sandbox=20000", "--limit", "idle=none", "--limit", "first-bytes=2.5")
+    assert limits.settings.limits == Limits(flows_per_sandbox=20000, idle=None, first_bytes=2.5)
+    assert configured("--deny-all").settings.limits == Limits()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("flows_per_sandbox", "write NAME=VALUE"),
+        ("flow_per_sandbox=1", "did you mean flows_per_sandbox?"),
+        ("xyzzy=1", "write NAME=VALUE"),
+        ("flows_per_sandbox=none", "flows_per_sandbox must be a positive whole number"),
+        ("flows_per_sandbox=1.5", "flows_per_sandbox must be a positive whole number"),
+        ("flows=-1", "flows must be a positive whole number or none"),
+        ("first_bytes=0", "first_bytes must be a positive number"),
+        ("first_bytes=inf", "first_bytes must be a positive number"),
+        ("idle=nan", "idle must be a positive number or none"),
+    ],
+)
+def test_a_wrong_limit_is_told(text, says):
+    """What bounds nothing must not look like a bound."""
+    assert says in configured("--deny-all", "--limit", text)
+
+
+def test_a_limit_given_twice_is_told():
+    assert "idle is given twice" in configured("--deny-all", "--limit", "idle=1", "--limit", "idle=2")
+
+
+def test_the_table_of_limits_is_right():
+    """It is what people read instead of the source."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
+    written = dict(re.findall(r"`([a-z_]+)` ([0-9.]+|none)", page.partition("|---|")[2]))
+    defaults = {name: "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+                for name, value in asdict(Limits()).items()}  # fmt: skip
+    assert written == defaults

@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from sbxproxy.address import IPAddress, IPNetwork, parse_address, parse_network
 from sbxproxy.errors import ConfigurationError, PolicyError
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.policy.model import Policy
-from sbxproxy.settings import Settings
+from sbxproxy.settings import Limits, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -261,6 +261,12 @@ def operator_options(function: F) -> F:
         click.option(
             "--resolve", multiple=True, metavar="HOST:ADDRESS[,ADDRESS]", help="Use these addresses for HOST; IPv6 in brackets."
         ),
+        click.option(
+            "--limit",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Another bound than the default: flows_per_sandbox=20000, idle=none, …; every name is in docs/operations.md.",
+        ),
         click.option("--upstream-ca", multiple=True, metavar="FILE", help="More roots to verify upstreams with (PEM)."),
         click.option("--plugin", multiple=True, metavar="NAME", help="Load an installed plugin."),
         click.option("--events", metavar="FILE", help="Append events as JSON lines; - is standard output."),
@@ -306,7 +312,49 @@ def settings(given: dict[str, Any]) -> Settings:
         never=_networks("--never", given["never"]),
         resolve=resolve_overrides(given["resolve"]),
         extra_upstream_roots=[Path(path) for path in given["upstream_ca"]],
+        limits=limits(given["limit"]),
     )
+
+
+def limits(texts: Sequence[str]) -> Limits:
+    """Read ``NAME=VALUE``, a field of ``Limits`` and a number or ``none``."""
+    known = {bound.name: str(bound.type) for bound in fields(Limits)}
+    values: dict[str, float | int | None] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        kind = known.get(name)
+        if kind is None or not equals:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near and kind is None else ""
+            raise click.UsageError(f"--limit: write NAME=VALUE with a bound's name, such as flows_per_sandbox=20000{hint}")
+        if name in values:
+            raise click.UsageError(f"--limit: {name} is given twice")
+        try:
+            values[name] = _bound(value.strip(), kind)
+        except ValueError as error:
+            raise click.UsageError(f"--limit: {name} must be {error}") from None
+    try:
+        return Limits(**values)  # type: ignore[arg-type]  # each was read as its field's kind
+    except ConfigurationError as error:
+        raise click.UsageError(f"--limit: {error}") from None
+
+
+def _bound(text: str, kind: str) -> float | int | None:
+    """Read a value of *kind*, a field's type as text; raises ``ValueError`` with what it must be."""
+    if text.lower() == "none" and "None" in kind:
+        return None
+    whole = kind.startswith("int")
+    wanted = f"a positive {'whole number' if whole else 'number'}{' or none' if 'None' in kind else ''}"
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not 0 < number < float("inf"):
+        raise ValueError(wanted)
+    return number
 
 
 def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
