@@ -38,7 +38,9 @@ class TlsTerminator:
             raise ClientProtocolError("no-sni", "a connection without server name can't be terminated")
         from sbxproxy.tls.stream import TlsStream  # noqa: PLC0415 - OpenSSL, which a sandbox without inspected connections never needs
 
-        stream = TlsStream(client, self.authority.server_context(name), server_side=True, sock=_socket_of(client))
+        stream = TlsStream(
+            client, self.authority.server_context(name), server_side=True, sock=_socket_of(client), turns=self.upstream.turns
+        )
         try:
             await stream.do_handshake()
         except trio.BrokenResourceError as error:

@@ -43,6 +43,7 @@ from OpenSSL import SSL
 
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.tls.descriptor import Descriptor, Truncated
+from sbxproxy.tls.turns import Turns
 
 _RECORD = 16 * 1024
 """Most plaintext in one TLS record (RFC 8446, 5.1); OpenSSL never returns more from one read."""
@@ -119,6 +120,7 @@ class TlsStream(trio.abc.Stream):
         "_server_side",
         "_sock",
         "_state",
+        "_turns",
         "_unread",
         "_wire",
         "transport",
@@ -135,6 +137,7 @@ class TlsStream(trio.abc.Stream):
         require_close_notify: bool = False,
         app_data: object = None,
         sock: socket.socket | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Wrap *transport*; no I/O.
 
@@ -148,7 +151,9 @@ class TlsStream(trio.abc.Stream):
             app_data: for the context's callbacks, which get it from ``Connection.get_app_data()``.
             sock: the non-blocking socket that *transport* carries bytes of and to as they are, whose closing it closes; what
                 *transport* has read ahead is in its ``peeked``. It lets OpenSSL work on the socket itself.
+            turns: bounds the time that handshakes take in one turn of the event loop.
         """
+        self._turns = turns
         connection = SSL.Connection(context, None)
         connection.set_options(SSL.OP_NO_RENEGOTIATION)
         connection.set_app_data(app_data)
@@ -229,11 +234,12 @@ class TlsStream(trio.abc.Stream):
 
     async def _handshake(self) -> None:
         while True:
-            finished = True
             try:
-                self._connection.do_handshake()
-            except SSL.WantReadError:
-                finished = False
+                if self._turns is None:
+                    finished = self._step()
+                else:
+                    async with self._turns:
+                        finished = self._step()
             except SSL.Error as error:
                 await self._send_last_words()
                 raise trio.BrokenResourceError("the TLS handshake failed") from error
@@ -250,6 +256,15 @@ class TlsStream(trio.abc.Stream):
             if not ciphertext:
                 raise trio.BrokenResourceError("the peer ended the connection during the TLS handshake")
             self._feed(ciphertext)
+
+    def _step(self) -> bool:
+        """Let OpenSSL go on with the handshake; true if that finished it."""
+        self._require(_State.HANDSHAKE)  # it may have been closed while it waited for its turn
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        return True
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send *data*, at most 64 KiB ahead of the transport.

@@ -16,6 +16,7 @@ import trio
 
 from sbxproxy.hostname import Hostname
 from sbxproxy.tls.trust import system_roots
+from sbxproxy.tls.turns import Turns
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -28,9 +29,12 @@ class UpstreamTls:
 
     The context is made once, by ``load()`` or the first ``connect()``: reading the system's roots takes 25
     ms.
+
+    Attributes:
+        turns: bounds the time that handshakes take in one turn of the event loop; a proxy's sandboxes share it.
     """
 
-    __slots__ = ("_context", "_extra_roots", "_roots")
+    __slots__ = ("_context", "_extra_roots", "_roots", "turns")
 
     def __init__(self, *, roots: Path | None = None, extra_roots: Sequence[Path] = ()) -> None:
         """Name the files of roots in PEM form; nothing is read yet.
@@ -42,6 +46,7 @@ class UpstreamTls:
         self._roots = roots
         self._extra_roots = tuple(extra_roots)
         self._context: SSL.Context | None = None
+        self.turns = Turns()
 
     def load(self) -> None:
         """Read the roots now, so that a fault shows at start and not at the first connection.
@@ -73,7 +78,7 @@ class UpstreamTls:
             assert self._context is not None
             from sbxproxy.tls.verifying import connect  # noqa: PLC0415 - ``load`` has imported it
 
-            return await connect(transport, self._context, name, sock=sock)
+            return await connect(transport, self._context, name, sock=sock, turns=self.turns)
         except BaseException:
             with trio.CancelScope(shield=True):  # closing by force doesn't wait; unshielded it could replace the error
                 await trio.aclose_forcefully(transport)

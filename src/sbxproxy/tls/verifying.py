@@ -23,6 +23,7 @@ from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
 from sbxproxy.errors import ConfigurationError, UpstreamTlsError
 from sbxproxy.hostname import Hostname
 from sbxproxy.tls.stream import TlsStream
+from sbxproxy.tls.turns import Turns
 
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:!SHA1:!aNULL:!eNULL:!PSK:!SRP"
 """TLS 1.2 only: forward secret, no SHA-1; CBC with SHA-2 last, for servers that never learned better."""
@@ -59,7 +60,12 @@ def client_context(roots: Iterable[Path]) -> SSL.Context:
 
 
 async def connect(
-    transport: trio.abc.Stream, context: SSL.Context, name: Hostname, *, sock: socket.socket | None = None
+    transport: trio.abc.Stream,
+    context: SSL.Context,
+    name: Hostname,
+    *,
+    sock: socket.socket | None = None,
+    turns: Turns | None = None,
 ) -> TlsStream:
     """Perform a handshake over *transport* and verify that the other end is *name*; who calls closes *transport* if this raises.
 
@@ -67,7 +73,7 @@ async def connect(
         UpstreamTlsError: the handshake failed or the certificate is not acceptable.
     """
     problems: list[int] = []
-    stream = TlsStream(transport, context, server_side=False, server_name=name, app_data=problems, sock=sock)
+    stream = TlsStream(transport, context, server_side=False, server_name=name, app_data=problems, sock=sock, turns=turns)
     try:
         await stream.do_handshake()
     except trio.BrokenResourceError as error:
