@@ -121,6 +121,8 @@ async def open_workers(
         crew = Crew(workers, made, nursery, events)
         try:
             yield crew
+            with trio.move_on_after(10):
+                await workers.drain(0)  # so that coverage of their processes is written
         finally:
             nursery.cancel_scope.cancel()
             for stream in crew.streams:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import trio
 
 from sbxproxy.address import IPNetwork
-from sbxproxy.errors import ConfigurationError, SecretError
-from sbxproxy.events import Event, Observer, Problem, from_dict
+from sbxproxy.errors import ConfigurationError
+from sbxproxy.events import Observer
 from sbxproxy.fronts.ask import ListenerAuth
 from sbxproxy.policy.model import Policy
 from sbxproxy.sandbox.identity import Identity
@@ -28,6 +28,7 @@ from sbxproxy.settings import Settings
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.tls.authority import Founding
 from sbxproxy.workers.channel import MAX_DESCRIPTORS
+from sbxproxy.workers.hearing import Hearing
 from sbxproxy.workers.member import FLOWS, PATIENCE, START, Call, Member, refused
 from sbxproxy.workers.places import bind
 from sbxproxy.workers.process import ENVIRONMENT
@@ -89,7 +90,7 @@ class Workers:
         self._environment = dict(inherited if environment is None else environment)
         self._settings = as_values(share(self.settings, count))
         self._sandboxes: dict[str, SharedSandbox] = {}
-        self._members: set[Member] = set()
+        self._hearing = Hearing(self._sandboxes, self._observers, lambda: self._nursery)
         self._live: set[Member] = set()
         self._started = 0
         self._running = False
@@ -269,6 +270,9 @@ class Workers:
         with suppress(RuntimeError):  # they have ended meanwhile
             calls = [(member, member.call({"do": "drain", "grace": grace})) for member in self._live]
             await self._settle(calls, grace + PATIENCE)
+            with trio.move_on_after(PATIENCE):  # for what plugins do when their process ends
+                for member, _ in calls:
+                    await member.ended.wait()
         self._done.set()
 
     # -- workers
@@ -289,7 +293,7 @@ class Workers:
             self._started += 1
             member = Member(slot, self._started)
             try:
-                await member.run(self._environment, partial(self._use, member, started), partial(self._heard, member))
+                await member.run(self._environment, partial(self._use, member, started), partial(self._hearing.take, member))
             except* ConfigurationError as group:
                 if not ready:
                     raise ConfigurationError(str(_first(group))) from None
@@ -300,7 +304,7 @@ class Workers:
                 break
             if not ready:
                 raise refused(None)
-            self._lost(member)
+            self._hearing.lost(member)
             settled = trio.current_time() - begun >= SETTLED
             pause = 0.0 if settled else min(max(PAUSE, 2 * pause), LONGEST_PAUSE)
             await trio.sleep(pause)
@@ -327,71 +331,6 @@ class Workers:
                 return
         started()
         await member.pulse()
-
-    def _lost(self, member: Member) -> None:
-        told = f"worker {member.number} (process {member.pid}) {member.describe()}; another takes its place"
-        for sandbox in self.sandboxes:
-            if sandbox.name in member.holds:
-                flows = sandbox.lose(member.number)
-                detail = f"{told}; {flows} of its flows are lost" if flows else told
-                sandbox.emit(Problem(sandbox=sandbox.name, flow=None, reason="worker-lost", detail=detail))
-        if not member.holds:
-            self._emit(Problem(sandbox="", flow=None, reason="worker-lost", detail=told))
-
-    def _emit(self, event: Event) -> None:
-        for observer in self._observers:
-            try:  # noqa: SIM105 - as in Sandbox
-                observer(event)
-            except Exception:  # noqa: BLE001, S110 - its loss is its own
-                pass
-
-    def _heard(self, member: Member, message: dict[str, Any]) -> None:
-        """Take what a worker says of itself."""
-        match message:
-            case {"do": "events", "events": list(events), "lost": int(lost)}:
-                self._take(member, events, lost)
-            case {"do": "ask", "ask": int(number), "sandbox": str(sandbox), "name": str(name)}:
-                self._nursery.start_soon(self._answer, member, number, sandbox, name)
-            case _:
-                member.kill("it said something unknown")
-
-    def _take(self, member: Member, events: Sequence[Any], lost: int) -> None:
-        for values in events:
-            event = _event(values)
-            if event is None:
-                member.kill("its events were wrong")
-                return
-            sandbox = self._sandboxes.get(event.sandbox)
-            if sandbox is not None:
-                sandbox.emit(event)
-            else:
-                self._emit(event)
-        if lost:
-            self._emit(Problem(sandbox="", flow=None, reason="events-lost", detail=f"{lost} events of worker {member.number}"))
-
-    async def _answer(self, member: Member, number: int, name: str, secret: str) -> None:
-        """Answer a worker that asks for a secret's value."""
-        sandbox = self._sandboxes.get(name)
-        answer: dict[str, Any] = {"do": "secret", "ask": number}
-        try:
-            if sandbox is None or name not in member.holds:
-                raise SecretError(f"no sandbox has the secret {secret!r}")
-            answer["value"] = await sandbox.secret(secret)
-        except SecretError as error:
-            answer["error"] = str(error)
-        member.post(answer)
-
-
-def _event(values: Any) -> Event | None:
-    """Read an event; ``None`` if it is none, or has something else where it is looked at here."""
-    match values:
-        case {"sandbox": str(), "flow": int() | None} | {"sandbox": str(), "event": "dns"}:
-            try:
-                return from_dict(values)
-            except (ValueError, TypeError):
-                return None
-        case _:
-            return None
 
 
 def _load(names: Sequence[str]) -> Pipeline:
