@@ -1,4 +1,4 @@
-"""HTTP/1.1 between a client whose TLS was terminated and verified upstreams; h11 is the authority on framing."""
+"""HTTP/1.1 between a client whose TLS was terminated and verified upstreams; h11 frames whatever is not plain."""
 
 from __future__ import annotations
 
