@@ -123,6 +123,66 @@ async def test_a_worker_that_hangs_is_noticed_without_an_update(tmp_path: Path, 
         await crew.until_lost()
 
 
+async def test_a_supervisor_that_was_stopped_does_not_take_its_workers_for_hanging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-Z, a debugger, a virtual machine that is resumed: the answers are there, and not read yet."""
+    monkeypatch.setattr(member, "PULSE", 0.01)
+    monkeypatch.setattr(member, "PULSE_PATIENCE", 0.2)
+    async with open_echo(tmp_path=tmp_path) as (crew, _):
+        for _ in range(4):
+            await trio.sleep(0.05)
+            time.sleep(0.4)
+        await trio.sleep(0.3)
+        assert lost(crew) == []
+
+
+async def test_a_supervisor_without_descriptors_loses_workers_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_args: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(supervisor, "PAUSE", 0.01)
+    async with open_echo(tmp_path=tmp_path) as (crew, target):
+        with monkeypatch.context() as broken:
+            broken.setattr(member.socket, "socketpair", exhausted)
+            os.kill(crew.workers.processes[0], signal.SIGKILL)
+            await crew.until(lambda: len(lost(crew)) > 3)
+            assert "Too many open files" in lost(crew)[-1]
+        await crew.until(lambda: len(crew.workers.processes) == 2)
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "dup", exhausted)  # for the sockets of a new sandbox
+            await crew.workers.create_sandbox("other", policy="deny-all", listen=["127.0.0.1:0"])
+            await crew.until(lambda: any("could not be given its sockets" in told for told in lost(crew)))
+        await crew.until(lambda: len(crew.workers.processes) == 2)
+        assert {(await crew.tunnel(target))[0] for _ in range(10)} == {200}
+        assert {(await crew.tunnel(target, crew.workers.sandboxes[1].endpoints[0]))[0] for _ in range(10)} == {403}
+
+
+async def test_a_worker_that_can_not_make_a_sandbox_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not go on without: its share of the connections would wait for ever."""
+    program = process._PROGRAM.replace(
+        "main()", "from sbxproxy.proxy import Proxy; Proxy.create_sandbox = lambda *_, **__: {}['canary']; main()"
+    )
+    before = process._PROGRAM
+    monkeypatch.setattr(process, "_PROGRAM", program)
+    workers = Workers(count=2, environment=environment())
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            seen: list[sbxproxy.Event] = []
+            await nursery.start(workers.run)
+            monkeypatch.setattr(process, "_PROGRAM", before)
+            sandbox = await workers.create_sandbox("box", policy="deny-all", listen=["127.0.0.1:0"], observers=[seen.append])
+            while len(workers.processes) < 2:
+                await trio.sleep(0.01)
+            assert (await sandbox.update_policy("allow-all")).kept == 0
+            nursery.cancel_scope.cancel()
+    details = [event.detail for event in seen if isinstance(event, Problem)]
+    assert len(details) == 2
+    assert all("could not do what it was told: KeyError" in detail and "canary" not in detail for detail in details)
+
+
 async def test_a_worker_that_starts_during_an_update_has_the_new_policy(tmp_path: Path) -> None:
     async with open_echo(tmp_path=tmp_path) as (crew, target):
         for number in range(6):

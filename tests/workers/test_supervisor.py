@@ -299,6 +299,29 @@ async def test_drain_cuts_what_does_not_end(tmp_path: Path) -> None:
                 await until_end(stream)
 
 
+async def test_plugins_are_loaded_by_each_worker_and_observers_by_the_supervisor(tmp_path: Path) -> None:
+    origin = Origin((NAME,))
+    policy = {"allow": {NAME: [{"transform": [{"plugin": "bearer", "config": {"token": "${secret:a}"}}]}]}}
+    async with open_workers(policy, origin, directory=tmp_path, plugins=["bearer"], secrets={"a": "s3cret"}) as crew:
+        for _ in range(10):
+            _, stream = await crew.tunnel(f"{NAME}:{origin.port}")
+            tls = await handshake(stream, NAME, trust=crew.sandbox.certificate_pem)
+            assert (await request(tls, NAME))[0] == 200
+            await tls.aclose()
+        assert {seen.one("authorization") for seen in origin.requests} == {"Bearer s3cret"}
+        with pytest.raises(PolicyError, match="no transform"):
+            await crew.sandbox.update_policy({"allow": {NAME: [{"transform": [{"plugin": "absent"}]}]}})
+
+
+async def test_an_observer_that_raises_ends_nothing(tmp_path: Path) -> None:
+    def fail(event: sbxproxy.Event) -> None:
+        raise ValueError("canary")
+
+    async with open_echo(tmp_path=tmp_path, sandbox={"observers": [fail]}) as (crew, target):
+        assert await echoes((await crew.tunnel(target))[1])
+        await crew.flows(1)
+
+
 async def test_bounds_are_those_of_all_workers_together(tmp_path: Path) -> None:
     async with open_echo(tmp_path=tmp_path, limits=sbxproxy.Limits(flows_per_sandbox=4)) as (crew, target):
         opened = 0

@@ -27,6 +27,9 @@ MOST = 16 * 1024 * 1024
 PATIENCE = 5.0
 """Seconds for an answer, and more where there is much to do."""
 
+LAST_CHANCE = 0.25
+"""Seconds for an answer that has come in while this process was busy or stopped, beyond any patience."""
+
 START = 60.0
 """Seconds for a worker to be ready: it imports its plugins, on a machine that may be busy with starting others."""
 
@@ -101,7 +104,10 @@ class Member:
         Raises:
             ConfigurationError: it can't be started.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise ConfigurationError(f"workers: no channel to a process can be made: {error.strerror}") from None
         try:
             with theirs:
                 self._channel = Channel(ours, most=MOST)
@@ -169,8 +175,10 @@ class Member:
 
         ``None`` says that the worker has ended, with its flows.
         """
-        with trio.move_on_after(patience):
-            await call.over.wait()
+        # The second wait is for an answer that is here and wasn't read: this process may have been stopped itself.
+        for seconds in (patience, LAST_CHANCE):
+            with trio.move_on_after(seconds):
+                await call.over.wait()
         if call.answer is None:
             self.kill(f"it did not answer in {patience:g} s")
         elif call.answer["do"] == "failed":
