@@ -187,7 +187,7 @@ async def _soak(
         state.counts.clear()
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as visitors:
-                visitors.start_soon(_flip, server, state, random.Random(seed))
+                visitors.start_soon(_flip, server, state, random.Random(seed), seconds)
                 visitors.start_soon(_watch, server, state, seconds, console)
                 for name, (what, many) in VISITS.items():
                     for number in range(many):
@@ -215,10 +215,15 @@ async def _put(server: Server, state: State, name: str) -> None:
     state.cut += answer["cut"]
 
 
-async def _flip(server: Server, state: State, chance: random.Random) -> None:
+async def _flip(server: Server, state: State, chance: random.Random, seconds: float) -> None:
+    """Put each policy in force once, and then any; a short soak has shorter times for them."""
+    interval = min(FLIP, seconds / len(POLICIES) / 2)
+    for name in POLICIES:
+        await _put(server, state, name)
+        await trio.sleep(interval)
     while True:
         await _put(server, state, chance.choice([name for name in POLICIES if name != state.policy]))
-        await trio.sleep(FLIP)
+        await trio.sleep(interval)
 
 
 async def _watch(server: Server, state: State, seconds: float, console: Console) -> None:

@@ -133,7 +133,8 @@ def test_x9_a_killed_program_leaves_nothing_running_and_no_file_for_long(mode, w
         process.kill()
         process.wait()
         process.stdout.close()
-    assert [path.name for path in places["TMPDIR"].iterdir()] != []
+    if whom == "program":  # one that sees its helpers die first may still tidy up
+        assert [path.name for path in places["TMPDIR"].iterdir()] != []
     assert subprocess.run([*run, "true"], env=env, cwd="/", stdin=subprocess.DEVNULL).returncode == 0
     assert list(places["TMPDIR"].iterdir()) == []
     # A command that ends at once is gone before anybody could ask for its policy, so its control socket isn't made, nor others removed.
