@@ -49,11 +49,18 @@ async def test_events_of_a_closed_sandbox_and_lost_ones_are_told() -> None:
     assert member.why == ""
 
 
+class Held:
+    """A sandbox with a secret."""
+
+    async def secret(self, name: str) -> str:
+        return "canary"
+
+
 @pytest.mark.parametrize("sandbox", ["absent", "box"])
 async def test_s3_a_worker_gets_no_secret_of_a_sandbox_that_it_does_not_serve(sandbox: str) -> None:
     member = Silent()
     async with trio.open_nursery() as nursery:
-        hearing = Hearing({"box": None}, [], lambda: nursery)  # type: ignore[dict-item] # not looked at
+        hearing = Hearing({"box": Held()}, [], lambda: nursery)  # type: ignore[dict-item]
         hearing.take(member, {"do": "ask", "ask": 7, "sandbox": sandbox, "name": "a"})
     assert member.posted == [{"do": "secret", "ask": 7, "error": "no sandbox has the secret 'a'"}]
 

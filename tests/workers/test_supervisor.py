@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import trio
 
 import sbxproxy
 from sbxproxy import ConfigurationError, PolicyChanged, PolicyError, Settings
-from sbxproxy.workers import Workers
+from sbxproxy.workers import Workers, shared
 from sbxproxy.workers.member import FLOWS
+from sbxproxy.workers.process import ENVIRONMENT
 from support.crew import EchoOrigin, echoes, environment, open_workers
 from support.origin import HELLO, Origin
 from support.talk import connect, handshake, request, until_end
@@ -179,6 +181,48 @@ async def test_s2_no_secret_and_no_key_shows_in_a_workers_arguments_or_environme
                 assert content
                 assert b"canary" not in content
         assert "canary" not in repr(crew.sandbox) + repr(crew.workers) + repr(crew.sandbox.policy)
+
+
+async def test_s2_workers_have_only_the_variables_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedder's environment may be full of secrets that no policy names."""
+    monkeypatch.setenv("SBX_TEST_TOKEN", "canary")
+    workers = Workers(count=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(workers.run)
+        names = {entry.split(b"=")[0] for entry in Path(f"/proc/{workers.processes[0]}/environ").read_bytes().split(b"\0")}
+        assert names - {b""} <= {name.encode() for name in ENVIRONMENT}
+        assert b"PATH" in names
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_for_workers_that_end_is_not_told_that_it_has_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "PATIENCE", 1000)
+    outcomes: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        inner = trio.CancelScope()
+        workers = Workers(count=2, environment=environment())
+
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            with inner:
+                await workers.run(task_status=task_status)
+
+        await nursery.start(run)
+        sandbox = await workers.create_sandbox("box", policy="allow-all", listen=["127.0.0.1:0"])
+        for pid in workers.processes:
+            os.kill(pid, signal.SIGSTOP)
+
+        async def update() -> None:
+            try:
+                outcomes.append(await sandbox.update_policy("deny-all"))
+            except RuntimeError as error:
+                outcomes.append(error)
+
+        nursery.start_soon(update)
+        await trio.sleep(0.3)
+        inner.cancel()
+    assert [type(outcome) for outcome in outcomes] == [RuntimeError]
 
 
 async def test_it_listens_on_all_kinds_of_sockets(tmp_path: Path) -> None:
