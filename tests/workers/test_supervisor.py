@@ -109,15 +109,29 @@ async def test_updates_at_once_leave_all_workers_with_the_same_policy(tmp_path: 
 async def test_a_cancelled_update_goes_on(tmp_path: Path) -> None:
     """Workers that differ for ever would be worse than either policy."""
     async with open_echo(tmp_path=tmp_path) as (crew, target):
+        streams = [(await crew.tunnel(target))[1] for _ in range(6)]
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(crew.sandbox.update_policy, sbxproxy.Policy.parse("deny-all"))
-                await trio.sleep(0)
-                await trio.sleep(0)
+                while crew.sandbox.policy.mode != "deny-all":
+                    await trio.sleep(0)
                 scope.cancel()
-        if crew.sandbox.policy.mode == "deny-all":
-            await crew.sandbox.update_policy("deny-all")  # behind the other one
-            assert {(await crew.tunnel(target))[0] for _ in range(20)} == {403}
+        assert scope.cancelled_caught
+        (changed,) = await crew.until(lambda: crew.of(PolicyChanged))
+        assert len(changed.cut) == 6
+        with trio.fail_after(10):
+            for stream in streams:
+                await until_end(stream)
+        assert {(await crew.tunnel(target))[0] for _ in range(20)} == {403}
+
+
+async def test_a_policy_that_workers_can_not_be_told_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would end because of it, and so would those that take their places."""
+    monkeypatch.setattr(shared, "MOST", 1000)
+    async with open_echo(tmp_path=tmp_path) as (crew, target):
+        with pytest.raises(PolicyError, match="larger"):
+            await crew.sandbox.update_policy({"allow": [f"host{number}.example" for number in range(100)]})
+        assert (await crew.tunnel(target))[0] == 200
 
 
 async def test_c14_all_workers_have_one_authority_and_secrets_get_into_their_requests(tmp_path: Path) -> None:

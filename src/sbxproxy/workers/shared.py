@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["SharedSandbox"]
 
 import base64
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 import trio
 
-from sbxproxy.errors import ConfigurationError
+from sbxproxy.errors import ConfigurationError, PolicyError, PolicyProblem
 from sbxproxy.events import Event, FlowClosed, FlowOpened, Observer, PolicyChanged
 from sbxproxy.fronts.ask import ListenerAuth
 from sbxproxy.policy.model import Policy
@@ -30,7 +31,25 @@ from sbxproxy.workers.places import Place
 BYTES_A_SECOND = 500_000
 """Of a policy, that a worker is given time for; it reads several times as many."""
 
-Tell = Callable[["SharedSandbox", Mapping[str, Any], float], Awaitable[list[dict[str, Any]]]]
+MOST = 128 * 1024 * 1024
+"""Bytes of a policy as a document; messages to workers may be twice as long."""
+
+Answers = Sequence[Mapping[str, Any]]
+
+Tell = Callable[["SharedSandbox", Mapping[str, Any], float, Callable[[Answers], None]], Awaitable[None]]
+
+
+def weigh(policy: Policy) -> tuple[Mapping[str, Any], int]:
+    """Return *policy* as a document for workers, and the document's size.
+
+    Raises:
+        PolicyError: it is larger than any message to a worker may be.
+    """
+    document = written(policy)
+    size = len(json.dumps(document))
+    if size > MOST:
+        raise PolicyError(PolicyProblem("", f"larger than workers can be told ({MOST} bytes)", "fewer domains and rules"))
+    return document, size
 
 
 class SharedSandbox:
@@ -63,7 +82,7 @@ class SharedSandbox:
         self._identity = identity
         self._founding = founding
         self._policy = policy
-        self._written = written(policy)
+        self._written, self._size = weigh(policy)
         self._secrets = secrets
         self._places = tuple(places)
         self._lasting = tuple(lasting)
@@ -98,7 +117,7 @@ class SharedSandbox:
 
         It has happened when this returns: each worker has said that the policy is in force and the flows are cut, or was killed
         because it didn't say so in time, and another starts in its place with the new policy. Cancelled, this no longer waits, but
-        the update goes on.
+        the update goes on, and observers are told.
 
         Args:
             policy: a policy document (see docs/policy.md) or a ``Policy``.
@@ -116,22 +135,23 @@ class SharedSandbox:
         check_references(compiled, self._secrets, self._plugins)
         async with self._updating:
             self._require_open()
-            document = written(compiled)
-            # Without an await in between: a worker that starts is told the policy as it is now, or is told of this update.
-            self._policy, self._written = compiled, document
-            answers = await self._tell(self, {"do": "update", "name": self.name, "policy": document}, self._patience)
-        event = PolicyChanged(
-            sandbox=self.name,
-            mode=compiled.mode.value,
-            cut=tuple(number for answer in answers for number in answer.get("cut", ())),
-            kept=sum(answer.get("kept", 0) for answer in answers),
-        )
-        self.emit(event)
-        return event
+            document, size = weigh(compiled)
+            changes: list[PolicyChanged] = []
 
-    @property
-    def _patience(self) -> float:
-        return PATIENCE + len(repr(self._written)) / BYTES_A_SECOND
+            def happened(answers: Answers) -> None:
+                changed = PolicyChanged(
+                    sandbox=self.name,
+                    mode=compiled.mode.value,
+                    cut=tuple(number for answer in answers for number in answer.get("cut", ())),
+                    kept=sum(answer.get("kept", 0) for answer in answers),
+                )
+                self.emit(changed)
+                changes.append(changed)
+
+            # Without an await in between: a worker that starts is told the policy as it is now, or is told of this update.
+            self._policy, self._written, self._size = compiled, document, size
+            await self._tell(self, {"do": "update", "name": self.name, "policy": document}, self.patience, happened)
+        return changes[0]
 
     # -- what the program in the sandbox needs
 
@@ -179,7 +199,7 @@ class SharedSandbox:
         with trio.CancelScope(shield=True):  # bounded: who doesn't answer is killed
             await self.close_places()
             self._identity.trust.close()
-            await self._tell(self, {"do": "close", "name": self.name}, PATIENCE)
+            await self._tell(self, {"do": "close", "name": self.name}, PATIENCE, lambda _: None)
         self._forget()
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -218,8 +238,8 @@ class SharedSandbox:
 
     @property
     def patience(self) -> float:
-        """Seconds that a worker has for making it."""
-        return self._patience
+        """Seconds that a worker has for reading the policy, and putting it in force."""
+        return PATIENCE + self._size / BYTES_A_SECOND
 
     async def secret(self, name: str) -> str:
         """Return a secret's value, for a worker that asks; raises ``SecretError``."""

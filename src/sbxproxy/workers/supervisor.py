@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["Workers"]
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from sbxproxy.workers.member import FLOWS, PATIENCE, START, Call, Member, refuse
 from sbxproxy.workers.places import bind
 from sbxproxy.workers.process import ENVIRONMENT
 from sbxproxy.workers.share import as_values, share
-from sbxproxy.workers.shared import SharedSandbox
+from sbxproxy.workers.shared import Answers, SharedSandbox
 
 MOST_WORKERS = 256
 """More than machines have processors that would gain by it."""
@@ -211,20 +211,29 @@ class Workers:
         member.holds.add(sandbox.name)
         return member.call(*sandbox.creation(member.slot))
 
-    async def _tell(self, sandbox: SharedSandbox, message: Mapping[str, Any], patience: float) -> list[dict[str, Any]]:
-        """Tell all that have *sandbox*; returns the answers of those that live. To be told, nothing is awaited."""
+    async def _tell(
+        self, sandbox: SharedSandbox, message: Mapping[str, Any], patience: float, happened: Callable[[Answers], None]
+    ) -> None:
+        """Tell all that have *sandbox*, before anything is awaited; see ``_settle``."""
         holding = [member for member in self._live if sandbox.name in member.holds]
         calls = [(member, member.call(message)) for member in holding]
         if message["do"] == "close":
             for member in holding:
                 member.holds.discard(sandbox.name)
             with suppress(RuntimeError):  # they have ended, and what was to be closed is
-                return await self._settle(calls, patience)
-            return []
-        return await self._settle(calls, patience)
+                await self._settle(calls, patience)
+        else:
+            await self._settle(calls, patience, happened)
 
-    async def _settle(self, calls: Sequence[tuple[Member, Call]], patience: float) -> list[dict[str, Any]]:
+    async def _settle(
+        self, calls: Sequence[tuple[Member, Call]], patience: float, happened: Callable[[Answers], None] = lambda _: None
+    ) -> None:
         """Wait until each call is answered, or its worker has ended; goes on in the background if the caller is cancelled.
+
+        Args:
+            calls: to whom, and what.
+            patience: seconds until a worker is killed.
+            happened: told of the answers of those that live, once there are no others to wait for.
 
         Raises:
             RuntimeError: the workers have ended meanwhile.
@@ -246,6 +255,7 @@ class Workers:
                     for member, call in calls:
                         nursery.start_soon(wait, member, call)
                 complete = True
+                happened(answers)
             finally:
                 settled.set()
 
@@ -253,7 +263,6 @@ class Workers:
         await settled.wait()
         if not complete:
             raise RuntimeError(ENDED)
-        return answers
 
     def _require_running(self) -> None:
         if not self._running or self._nursery.cancel_scope.cancel_called:
