@@ -51,7 +51,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         engine: waits for bytes, while it is running; ``None`` to leave that to Trio.
     """
 
-    __slots__ = ("_receiving", "_sending", "_sent_eof", "engine", "socket", "until")
+    __slots__ = ("_answered", "_receiving", "_sending", "_sent_eof", "engine", "socket", "until")
 
     def __init__(self, sock: socket.socket) -> None:
         """Take *sock* over; no I/O.
@@ -64,6 +64,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
         self.socket = sock
         self.peeked = b""
         self._ended = False
+        self._answered = False
         self._receiving = False
         self._sending = False
         self._sent_eof = False
@@ -122,19 +123,26 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._receiving = True
         try:
+            if self._answered:
+                # What answers to what was just sent isn't there yet: to try would be a call for nothing.
+                self._answered = False
+                await self._readable()
             while True:
                 try:
                     return self.socket.recv(max_bytes)
                 except BlockingIOError:
-                    engine = self.engine
-                    if engine is None or not engine.running:
-                        await self._wait(trio.lowlevel.wait_readable)
-                    elif not await engine.readable(self.socket, self.until):
-                        raise trio.TooSlowError from None
+                    await self._readable()
                 except OSError as error:
                     _fail(error)
         finally:
             self._receiving = False
+
+    async def _readable(self) -> None:
+        engine = self.engine
+        if engine is None or not engine.running:
+            await self._wait(trio.lowlevel.wait_readable)
+        elif not await engine.readable(self.socket, self.until):
+            raise trio.TooSlowError
 
     # -- sending
 
@@ -164,6 +172,7 @@ class BareStream(PeekedStream, trio.abc.HalfCloseableStream):
                 except OSError as error:
                     _fail(error)
                 if sent == len(view):
+                    self._answered = True
                     return
                 view = memoryview(view)[sent:]
         finally:
