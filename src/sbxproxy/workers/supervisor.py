@@ -301,18 +301,18 @@ class Workers:
             begun = trio.current_time()
             self._started += 1
             member = Member(slot, self._started)
+            failure = ""
             try:
                 await member.run(self._environment, partial(self._use, member, started), partial(self._hearing.take, member))
             except* ConfigurationError as group:
-                if not ready:
-                    raise ConfigurationError(str(_first(group))) from None
-                member.why = member.why or str(_first(group))
+                failure = str(_first(group))
             finally:
                 self._live.discard(member)
             if self._draining:
                 break
             if not ready:
-                raise refused(None)
+                raise ConfigurationError(failure) if failure else refused(None)
+            member.why = member.why or failure
             self._hearing.lost(member)
             settled = trio.current_time() - begun >= SETTLED
             pause = 0.0 if settled else min(max(PAUSE, 2 * pause), LONGEST_PAUSE)
