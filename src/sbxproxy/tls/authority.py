@@ -1,4 +1,4 @@
-"""A sandbox's own certificate authority: made in memory, dies with the process.
+"""A sandbox's own certificate authority: made in memory, dies with the process, or with those that serve the sandbox together.
 
 OpenSSL is imported when the first certificate is minted: a program waits for its sandbox's trust files, and until it connects to a host
 with rules they are all that it needs. How such a certificate is served is told in ``serving``.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LIFETIME = timedelta(days=30)
 """A sandbox's trust files are read once by each program in it, so this is how long a program may run; the key
-never leaves the process, so a shorter life would protect nothing more."""
+is nowhere but in memory, so a shorter life would protect nothing more."""
 
 _LEAF_LIFETIME = timedelta(hours=24)
 _BACKDATED = timedelta(hours=1)  # for sandboxes whose clock lags behind: a virtual machine resumed from a snapshot
