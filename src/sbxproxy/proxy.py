@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["Proxy"]
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -243,6 +243,14 @@ class Proxy:
                 nursery.start_soon(sandbox.drain, grace)
         if self._running:
             self._done.set()
+
+    def note_listeners(self, endpoints: Sequence[tuple[IPAddress, int]]) -> Callable[[], None]:
+        """Let nothing be connected to *endpoints*, as to the listeners of this proxy's own sandboxes; returns what takes that back.
+
+        For other processes that serve sandboxes together with this one: by another's listener a program would be another sandbox.
+        """
+        unregister: Callable[[], None] = self._register(endpoints)
+        return unregister
 
     # -- what sandboxes share
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import trio
 
 import sbxproxy
 from sbxproxy import ConfigurationError, PolicyChanged, PolicyError, Settings
-from sbxproxy.workers import Workers, shared
+from sbxproxy.workers import Workers, process, shared
 from sbxproxy.workers.member import FLOWS
 from sbxproxy.workers.process import ENVIRONMENT
 from support.crew import EchoOrigin, echoes, environment, open_workers
@@ -258,6 +259,43 @@ async def test_l3_the_sandbox_can_not_reach_its_own_listeners(tmp_path: Path) ->
         for endpoint in crew.sandbox.endpoints:
             for _ in range(6):
                 assert (await crew.tunnel(endpoint))[0] == 403
+
+
+async def test_l3_nor_those_of_a_sandbox_that_not_all_workers_serve_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another's listener a program would be another sandbox: all workers know of it before one serves it."""
+    hang = "from sbxproxy.workers import worker; import trio; opened = worker._Desk._open\n"
+    hang += "async def slow(self, message, nursery):\n"
+    hang += "    if message['name'] == 'other': await trio.sleep_forever()\n"
+    hang += "    return await opened(self, message, nursery)\n"
+    hang += "worker._Desk._open = slow; main()"
+    monkeypatch.setattr(process, "_PROGRAM", process._PROGRAM.replace("main()", hang))
+    monkeypatch.setattr(shared, "PATIENCE", 1000)
+    async with open_echo(tmp_path=tmp_path) as (crew, target):
+        async with trio.open_nursery() as nursery:
+
+            async def create() -> None:
+                await crew.workers.create_sandbox("other", policy="deny-all", listen=["127.0.0.1:0", "[::1]:0"])
+
+            nursery.start_soon(create)
+            await crew.until(lambda: len(crew.workers.sandboxes) == 2 and crew.workers.sandboxes[1].is_served)
+            for _ in range(10):
+                for endpoint in crew.workers.sandboxes[1].endpoints:
+                    assert (await crew.tunnel(endpoint))[0] == 403
+                assert (await crew.tunnel(target))[0] == 200
+            for pid in crew.workers.processes:  # no better in those that come later
+                os.kill(pid, signal.SIGKILL)
+            for _ in range(10):
+                assert (await crew.tunnel(crew.workers.sandboxes[1].endpoints[0]))[0] == 403
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_a_closed_sandbox_listened_on_can_be_reached_again(tmp_path: Path) -> None:
+    async with open_echo(tmp_path=tmp_path) as (crew, _):
+        other = await crew.workers.create_sandbox("other", policy="deny-all", listen=["127.0.0.1:0"])
+        assert {(await crew.tunnel(other.endpoints[0]))[0] for _ in range(10)} == {403}
+        await other.aclose()
+        with socket.create_server(("127.0.0.1", int(other.endpoints[0].split(":")[1]))):
+            assert {(await crew.tunnel(other.endpoints[0]))[0] for _ in range(10)} == {200}
 
 
 async def test_listeners_ask_for_a_password_where_they_are_told_to(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class Member:
         why: why it was killed; empty if it wasn't.
         code: its exit code; negative for a signal.
         holds: names of the sandboxes that it was told to serve.
+        knows: names of the sandboxes whose listeners it was told of.
     """
 
     def __init__(self, slot: int, number: int) -> None:
@@ -80,6 +81,7 @@ class Member:
         self.why = ""
         self.code: int | None = None
         self.holds: set[str] = set()
+        self.knows: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._numbers = itertools.count(1)

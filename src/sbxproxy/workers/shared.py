@@ -58,6 +58,7 @@ class SharedSandbox:
     Attributes:
         name: as given; in every event.
         endpoints: where it listens: ``127.0.0.1:8080``, ``[::1]:8080``, ``unix:/path``.
+        is_served: whether workers may be told to serve it: once all of them know where it listens.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class SharedSandbox:
         trusted: Sequence[str],
         observers: Sequence[Observer],
         tell: Tell,
-        forget: Callable[[], None],
+        forget: Callable[[], Awaitable[None]],
     ) -> None:
         """Not called by embedders: see ``Workers.create_sandbox``."""
         self.name = identity.name
@@ -95,6 +96,7 @@ class SharedSandbox:
         self._flows: set[int] = set()
         self._updating = trio.Lock()
         self._closed = False
+        self.is_served = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else ", ".join(self.endpoints)
@@ -200,7 +202,7 @@ class SharedSandbox:
             await self.close_places()
             self._identity.trust.close()
             await self._tell(self, {"do": "close", "name": self.name}, PATIENCE, lambda _: None)
-        self._forget()
+            await self._forget()
         await trio.lowlevel.checkpoint_if_cancelled()
 
     # -- for the supervisor
@@ -219,6 +221,11 @@ class SharedSandbox:
         """Note that the workers have ended."""
         self._closed = True
         self._identity.trust.close()
+
+    def notice(self) -> dict[str, Any]:
+        """Return what tells a worker where it listens: nothing may be connected to that, see ``Proxy.note_listeners``."""
+        listeners = [place.endpoint for place in self._places if not place.is_unix]
+        return {"do": "note", "name": self.name, "listeners": listeners}
 
     def creation(self, slot: int) -> tuple[dict[str, Any], list[int]]:
         """Return what tells the worker at *slot* to serve it, by the policy of this moment, and the sockets for that."""

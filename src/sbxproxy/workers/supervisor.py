@@ -194,18 +194,29 @@ class Workers:
             trusted=list(map(str, trusted_proxies)),
             observers=(*self._observers, *observers),
             tell=self._tell,
-            forget=lambda: self._forget(name),
+            forget=partial(self._forget, name),
         )
         self._sandboxes[name] = sandbox
         try:
+            await self._settle([(member, self._note(member, sandbox)) for member in self._live], PATIENCE)
+            sandbox.is_served = True
             await self._settle([(member, self._give(member, sandbox)) for member in self._live], sandbox.patience)
         except BaseException:
             await sandbox.aclose()
             raise
         return sandbox
 
-    def _forget(self, name: str) -> None:
+    async def _forget(self, name: str) -> None:
+        calls = [(member, member.call({"do": "forget", "name": name})) for member in self._live if name in member.knows]
+        for member, _ in calls:
+            member.knows.discard(name)
+        with suppress(RuntimeError):  # they have ended
+            await self._settle(calls, PATIENCE)
         self._sandboxes.pop(name, None)
+
+    def _note(self, member: Member, sandbox: SharedSandbox) -> Call:
+        member.knows.add(sandbox.name)
+        return member.call(sandbox.notice())
 
     def _give(self, member: Member, sandbox: SharedSandbox) -> Call:
         member.holds.add(sandbox.name)
@@ -334,7 +345,9 @@ class Workers:
             raise refused(call.answer)
         # Without an await in between: what happens to a sandbox from here on this worker is told of.
         self._live.add(member)
-        calls = [(self._give(member, sandbox), sandbox.patience) for sandbox in self.sandboxes if not sandbox.is_closed]
+        sandboxes = [sandbox for sandbox in self.sandboxes if not sandbox.is_closed]
+        calls = [(self._note(member, sandbox), PATIENCE) for sandbox in sandboxes]
+        calls += [(self._give(member, sandbox), sandbox.patience) for sandbox in sandboxes if sandbox.is_served]
         for call, patience in calls:
             if await member.expect(call, patience) is None:
                 return

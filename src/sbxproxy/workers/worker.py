@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from sbxproxy.address import parse_network
+from sbxproxy.address import IPAddress, parse_address, parse_network
 from sbxproxy.errors import SbxproxyError
 from sbxproxy.flow import number_from
 from sbxproxy.fronts.ask import ListenerAuth
@@ -71,6 +71,7 @@ class _Worker:
         self._asker = Asker(channel)
         self._reporter = Reporter(channel)
         self._desks: dict[str, _Desk] = {}
+        self._noted: dict[str, Callable[[], None]] = {}
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -126,6 +127,14 @@ class _Worker:
                     self._asker.answer(number, Secret(value), "")
                 case {"do": "secret", "ask": int(number), "error": str(error)}:
                     self._asker.answer(number, None, error)
+                case {"do": "note", "call": int(call), "name": str(name), "listeners": list(listeners)} if (
+                    name not in self._noted
+                ):
+                    self._noted[name] = self._proxy.note_listeners(list(map(_endpoint, listeners)))
+                    self._done(call)
+                case {"do": "forget", "call": int(call), "name": str(name)} if name in self._noted:
+                    self._noted.pop(name)()
+                    self._done(call)
                 case {"do": "create", "name": str(name)} if name not in self._desks:
                     desk = self._desks[name] = _Desk(self)
                     nursery.start_soon(desk.run, message)
@@ -232,6 +241,14 @@ async def _ended(sandbox: Sandbox) -> None:
     with trio.move_on_after(CUT_PATIENCE):
         for flow in sandbox.flows:
             await flow.finished.wait()
+
+
+def _endpoint(text: str) -> tuple[IPAddress, int]:
+    host, _, port = text.rpartition(":")
+    address = parse_address(host.removeprefix("[").removesuffix("]"))
+    if address is None:
+        _end(LOST)
+    return address, int(port)
 
 
 def _listener(number: int) -> trio.SocketListener:
