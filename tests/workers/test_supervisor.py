@@ -269,7 +269,7 @@ async def test_l3_nor_those_of_a_sandbox_that_not_all_workers_serve_yet(tmp_path
     hang += "    return await opened(self, message, nursery)\n"
     hang += "worker._Desk._open = slow; main()"
     monkeypatch.setattr(process, "_PROGRAM", process._PROGRAM.replace("main()", hang))
-    monkeypatch.setattr(shared, "PATIENCE", 1000)
+    monkeypatch.setattr(shared, "PATIENCE", 20)
     async with open_echo(tmp_path=tmp_path) as (crew, target):
         async with trio.open_nursery() as nursery:
 
