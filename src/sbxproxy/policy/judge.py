@@ -109,9 +109,9 @@ class _Case:
         elif not addresses:
             return NO_ADDRESS
         else:
-            in_range = tuple(address for address in addresses if self.reach.range_of(address) is not None)
+            in_range = [address for address in addresses if self.reach.range_of(address) is not None]
             if in_range:
-                return self.named_in_range(name, in_range)
+                return self.named_in_range(name, tuple(in_range))
             if found is None:
                 return self.reach.no_range(addresses[0])
         assert found is not None

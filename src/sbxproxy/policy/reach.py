@@ -98,13 +98,13 @@ class Reach:
     def for_domain(self, addresses: Sequence[IPAddress]) -> tuple[IPAddress, ...] | Deny:
         """Keep those that a domain rule or allow-all may reach; without any, say why not the first."""
         allow = self.policy.allow
-        allowed = tuple(
+        allowed = [  # a comprehension: with one address or two a generator costs as much as what it does
             address
             for address in addresses
             if self.closed(address) is None and (allow.find(address) is not None or self.is_open(address))
-        )
+        ]
         if allowed:
-            return allowed
+            return tuple(allowed)
         if not addresses:
             return NO_ADDRESS
         return self.closed(addresses[0]) or self.private(addresses[0])
@@ -112,11 +112,11 @@ class Reach:
     def is_open(self, address: IPAddress) -> bool:
         """Tell whether *address* is in every form public and not ours, or opened by the operator."""
         boundary = self.boundary
-        return all(
-            (classify(form) is AddressClass.PUBLIC and not boundary.is_host_address(form))
-            or boundary.private.find(form) is not None
-            for form in forms(address)
-        )
+        for form in forms(address):
+            public = classify(form) is AddressClass.PUBLIC and not boundary.is_host_address(form)
+            if not public and boundary.private.find(form) is None:
+                return False
+        return True
 
     def private(self, address: IPAddress) -> Deny:
         """Deny an address that isn't open; both who wrote the policy and who runs the proxy could open it."""
