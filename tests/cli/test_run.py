@@ -272,14 +272,16 @@ def test_a_changed_policy_file_takes_effect_and_a_bad_one_does_not(how, tmp_path
                 "--events",
                 events,
                 "--",
-                "sleep",
-                "60",
+                "sh",
+                "-c",
+                "echo up; exec sleep 60",
             ],
+            stdout=subprocess.PIPE,
             stderr=stream,
             stdin=subprocess.DEVNULL,
         )
     try:
-        time.sleep(1.5)
+        assert child.stdout.readline() == b"up\n"  # by then signals are minded
         for text, sign in (
             ('{"allow": ["a.example"]}', "user-defined"),
             ("{", "the old policy stays in force"),
@@ -293,6 +295,7 @@ def test_a_changed_policy_file_takes_effect_and_a_bad_one_does_not(how, tmp_path
     finally:
         child.terminate()
         assert child.wait(timeout=20) == 128 + signal.SIGTERM
+        child.stdout.close()
 
 
 def test_on_a_terminal_the_command_gets_ctrl_c(tmp_path):
