@@ -223,6 +223,16 @@ async def test_a_forward_without_a_path_has_nothing_to_be_confined_to() -> None:
 # -- secrets
 
 
+async def test_c11_what_is_remembered_of_a_request_shows_no_secret() -> None:
+    """A debugger's or a logger's view of the objects is where secrets get out."""
+    bench = Bench(set_header("Authorization", "Bearer ${secret:k}"), secrets={"k": CANARY})
+    request = make_request()
+    sent = await bench.sent(request)
+    assert (await bench.sent(request)).headers is sent.headers
+    assert CANARY not in repr(bench.inspector) + repr(bench.inspector._made)
+
+
+
 async def _fails(_name: str) -> str:
     await trio.lowlevel.checkpoint()
     raise RuntimeError(CANARY)

@@ -88,7 +88,7 @@ class Transforms:
         return transform
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Made:
     """Headers that a step made of others: a client that sends the same again gets the same, while the secrets are the same.
 

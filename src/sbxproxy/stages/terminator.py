@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["TlsTerminator"]
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from trio.abc import Stream
@@ -15,15 +15,17 @@ from sbxproxy.flow import Flow
 from sbxproxy.hostname import Hostname
 from sbxproxy.net.bare import BareStream
 from sbxproxy.tls.authority import Authority
+from sbxproxy.tls.sessions import Sessions
 from sbxproxy.tls.upstream import UpstreamTls
 
 
 @dataclass(frozen=True, slots=True)
 class TlsTerminator:
-    """Terminates TLS under certificates that *authority* mints, and verifies upstreams with *upstream*."""
+    """Terminates TLS under certificates that *authority* mints, and verifies upstreams with *upstream*; for one sandbox."""
 
     authority: Authority
     upstream: UpstreamTls
+    sessions: Sessions = field(default_factory=Sessions)
 
     async def accept(self, flow: Flow, client: Stream) -> Stream:
         """Complete the client's handshake.
@@ -53,7 +55,7 @@ class TlsTerminator:
 
     async def connect(self, flow: Flow, upstream: Stream, name: Hostname) -> Stream:  # noqa: ARG002
         """Complete a handshake with *name*, verified; raises ``UpstreamTlsError``, and closes *upstream* then."""
-        return await self.upstream.connect(upstream, name, sock=_socket_of(upstream))
+        return await self.upstream.connect(upstream, name, sock=_socket_of(upstream), sessions=self.sessions)
 
 
 def _told(cause: BaseException | None) -> ClientProtocolError:

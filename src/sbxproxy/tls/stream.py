@@ -32,6 +32,7 @@ from __future__ import annotations
 __all__ = ["TlsStream"]
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
@@ -103,6 +104,8 @@ class TlsStream(trio.abc.Stream):
     Attributes:
         transport: the stream below; this object owns and closes it.
         truncated: the peer's end of stream came without close_notify. Bytes may be missing.
+        on_session: given the session, once, after the first bytes have come: a TLS 1.3 server tells what to resume it with after
+            the handshake, mostly before them. Client side; ``None`` for nobody.
     """
 
     __slots__ = (
@@ -123,6 +126,7 @@ class TlsStream(trio.abc.Stream):
         "_turns",
         "_unread",
         "_wire",
+        "on_session",
         "transport",
         "truncated",
     )
@@ -154,6 +158,7 @@ class TlsStream(trio.abc.Stream):
             turns: bounds the time that handshakes take in one turn of the event loop.
         """
         self._turns = turns
+        self.on_session: Callable[[SSL.Session], None] | None = None
         connection = SSL.Connection(context, None)
         connection.set_options(SSL.OP_NO_RENEGOTIATION)
         connection.set_app_data(app_data)
@@ -256,6 +261,16 @@ class TlsStream(trio.abc.Stream):
             if not ciphertext:
                 raise trio.BrokenResourceError("the peer ended the connection during the TLS handshake")
             self._feed(ciphertext)
+
+    def resume(self, session: SSL.Session) -> None:
+        """Offer to resume *session*; before the handshake, client side."""
+        self._connection.set_session(session)
+
+    def _tell_session(self) -> None:
+        tell, self.on_session = self.on_session, None
+        session = self._connection.get_session()
+        if tell is not None and session is not None:
+            tell(session)
 
     def _step(self) -> bool:
         """Let OpenSSL go on with the handshake; true if that finished it."""
@@ -372,6 +387,8 @@ class TlsStream(trio.abc.Stream):
             plaintext = await direct.receive(limit)
             if not plaintext:
                 self._eof = True
+            elif self.on_session is not None:
+                self._tell_session()
             return plaintext
         except SSL.Error as error:
             self._send_broken = True
@@ -396,6 +413,8 @@ class TlsStream(trio.abc.Stream):
                     await self._send_last_words()
                     raise trio.BrokenResourceError("the TLS connection is damaged") from error
                 if plaintext is not None:
+                    if plaintext and self.on_session is not None:
+                        self._tell_session()
                     if not waited:
                         await trio.lowlevel.cancel_shielded_checkpoint()
                     return plaintext
@@ -479,6 +498,10 @@ class TlsStream(trio.abc.Stream):
         finally:
             if self._direct is not None:
                 self._direct.wake()
+            if not self._server_side:
+                # Freeing a connection that had no close_notify makes OpenSSL give up its session, which is for truncated ones of
+                # SSL 2. What a failure ended is given up before.
+                self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
             await self.transport.aclose()
 
     async def _take_wire(self) -> None:

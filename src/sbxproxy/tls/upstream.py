@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sbxproxy.hostname import Hostname
+from sbxproxy.tls.sessions import Sessions
 from sbxproxy.tls.trust import system_roots
 from sbxproxy.tls.turns import Turns
 
@@ -60,11 +61,19 @@ class UpstreamTls:
 
         self._context = client_context((self._roots or system_roots(), *self._extra_roots))
 
-    async def connect(self, transport: trio.abc.Stream, name: Hostname, *, sock: socket.socket | None = None) -> TlsStream:
+    async def connect(
+        self,
+        transport: trio.abc.Stream,
+        name: Hostname,
+        *,
+        sock: socket.socket | None = None,
+        sessions: Sessions | None = None,
+    ) -> TlsStream:
         """Perform a handshake over *transport* (on *sock*, if it is just that) and verify that the other end is *name*.
 
         The stream returned owns *transport*. Its ``truncated`` must be looked at where the end of a message
-        is the end of the stream. If this raises anything, or is cancelled, *transport* is closed.
+        is the end of the stream. If this raises anything, or is cancelled, *transport* is closed. A session of *name*
+        among *sessions* shortens the handshake, and the next one's is left there.
 
         Raises:
             UpstreamTlsError: the handshake failed or the certificate is not acceptable, and nothing but the
@@ -78,7 +87,7 @@ class UpstreamTls:
             assert self._context is not None
             from sbxproxy.tls.verifying import connect  # noqa: PLC0415 - ``load`` has imported it
 
-            return await connect(transport, self._context, name, sock=sock, turns=self.turns)
+            return await connect(transport, self._context, name, sock=sock, turns=self.turns, sessions=sessions)
         except BaseException:
             with trio.CancelScope(shield=True):  # closing by force doesn't wait; unshielded it could replace the error
                 await trio.aclose_forcefully(transport)

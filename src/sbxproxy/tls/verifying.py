@@ -11,6 +11,8 @@ __all__ = ["client_context", "connect"]
 
 import socket
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
 
 from sbxproxy.errors import ConfigurationError, UpstreamTlsError
 from sbxproxy.hostname import Hostname
+from sbxproxy.tls.sessions import Sessions
 from sbxproxy.tls.stream import TlsStream
 from sbxproxy.tls.turns import Turns
 
@@ -66,19 +69,31 @@ async def connect(
     *,
     sock: socket.socket | None = None,
     turns: Turns | None = None,
+    sessions: Sessions | None = None,
 ) -> TlsStream:
     """Perform a handshake over *transport* and verify that the other end is *name*; who calls closes *transport* if this raises.
+
+    With *sessions* it begins with the last one of *name*, and the stream leaves its own there.
 
     Raises:
         UpstreamTlsError: the handshake failed or the certificate is not acceptable.
     """
     problems: list[int] = []
     stream = TlsStream(transport, context, server_side=False, server_name=name, app_data=problems, sock=sock, turns=turns)
+    session = None if sessions is None else sessions.take(name)
+    if session is not None:
+        stream.resume(session)
     try:
         await stream.do_handshake()
     except trio.BrokenResourceError as error:
         raise _explain(error, problems) from error
-    _verify_name(stream.peer_certificate, name)
+    # A resumed session comes with the certificate that it was made under, whose chain was verified then.
+    certificate = stream.peer_certificate
+    _verify_name(certificate, name)
+    if session is not None and certificate is not None and certificate.not_valid_after_utc < datetime.now(UTC):
+        raise UpstreamTlsError("the upstream's certificate has expired", reason="upstream-certificate-expired")
+    if sessions is not None:
+        stream.on_session = partial(sessions.keep, name)
     return stream
 
 
