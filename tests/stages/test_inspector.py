@@ -232,7 +232,6 @@ async def test_c11_what_is_remembered_of_a_request_shows_no_secret() -> None:
     assert CANARY not in repr(bench.inspector) + repr(bench.inspector._made)
 
 
-
 async def _fails(_name: str) -> str:
     await trio.lowlevel.checkpoint()
     raise RuntimeError(CANARY)
