@@ -20,7 +20,7 @@ OTHERS = Settings(
     nameservers=((ip_address("10.0.0.53"), 53),),
     upstream_roots=Path("/roots.pem"),
     extra_upstream_roots=(Path("/extra.pem"),),
-    engine=False,
+    engine=not Settings().engine,
     limits=Limits(flows=7, idle=None, head=9999),
 )
 
