@@ -127,5 +127,5 @@ async def test_a_crowd_at_the_door_does_not_keep_others_from_their_turn():
                 while len(seen) < 50:
                     await trio.lowlevel.checkpoint()
                     most, before = max(most, len(seen) - before), len(seen)
-            assert most <= 2 * RUN  # a run in the turn before ours, and one in that after it
+            assert most <= 3 * RUN  # who goes first in a turn is chance: runs of the turns around ours may come together
             flows.cancel_scope.cancel()
