@@ -20,6 +20,7 @@ import trio.testing
 
 import sbxproxy
 from sbxproxy import ConfigurationError, JsonLines, Limits, Settings
+from sbxproxy.http import Origin as Upstream
 from sbxproxy.testing.hello import client_hello
 from support.firewall import open_firewall
 from support.origin import HELLO, Origin
@@ -376,3 +377,19 @@ async def test_every_flow_has_one_record_that_tells_its_whole_story(tmp_path: Pa
     assert (closed["front"], closed["wire"], closed["decision"], closed["rule"]) == ("connect", "tls", "inspect", NAME)
     assert (closed["requests"], closed["bytes_up"], closed["bytes_down"]) == (2, 10, 2 * len(HELLO))
     assert "hidden" not in lines.getvalue()
+
+
+async def test_a_running_proxy_closes_what_a_burst_left_idle(autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody may come again to make the pool look: the connections would stay for as long as any is kept."""
+    proxy = sbxproxy.Proxy(Settings(limits=Limits(pooled_per_sandbox=2, keep_alive=60.0)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        pool = proxy.create_sandbox("s", policy="allow-all")._context.pool
+        for _ in range(8):
+            pool.give(Upstream("api.example.com", 443), trio.testing.memory_stream_pair()[0])
+        assert len(pool) == 8
+        await trio.sleep(20)
+        assert len(pool) == 2
+        await trio.sleep(60)
+        assert len(pool) == 0
+        nursery.cancel_scope.cancel()

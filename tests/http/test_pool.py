@@ -28,6 +28,13 @@ async def is_closed(stream: trio.abc.Stream) -> bool:
     return False
 
 
+async def tidy_for_ever(pool: Pool) -> None:
+    """Do to a pool what a running proxy does to its sandboxes' pools, as often, with ``keep_alive=60``."""
+    while True:
+        await trio.sleep(15)
+        await pool.tidy()
+
+
 async def test_a_connection_comes_back_for_its_own_origin_only(autojump_clock):
     pool, stream = Pool(limits()), memory()
     pool.give(ORIGIN, stream)
@@ -60,7 +67,7 @@ async def test_the_oldest_gives_way_when_the_pool_is_full(autojump_clock):
 async def test_a_burst_is_kept_for_a_second(autojump_clock, nursery):
     """Many requests end at once, and the next ones begin; else they would open as many connections again."""
     pool = Pool(limits(pooled_per_sandbox=2, keep_alive=60.0))
-    nursery.start_soon(pool.run)
+    nursery.start_soon(tidy_for_ever, pool)
     streams = [memory() for _ in range(10)]
     for stream in streams:
         pool.give(ORIGIN, stream)
@@ -113,15 +120,16 @@ async def test_a_connection_idle_for_too_long_is_given_up(autojump_clock):
     assert await is_closed(stream)
 
 
-async def test_run_closes_old_connections_and_all_in_the_end(autojump_clock, nursery):
+async def test_tidying_closes_old_connections_and_closing_all_the_rest(autojump_clock, nursery):
     pool, old, young = Pool(limits(keep_alive=60.0)), memory(), memory()
     pool.give(ORIGIN, old)
     with trio.move_on_after(90):
         async with trio.open_nursery() as running:
-            running.start_soon(pool.run)
+            running.start_soon(tidy_for_ever, pool)
             await trio.sleep(80)
             assert await is_closed(old)
             pool.give(ORIGIN, young)
+    await pool.aclose_all()
     assert await is_closed(young)
     late = memory()
     pool.give(ORIGIN, late)

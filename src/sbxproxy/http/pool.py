@@ -38,7 +38,7 @@ class Pool:
     """At most ``Limits.pooled_per_sandbox`` connections, each idle for at most ``Limits.keep_alive``.
 
     For a second it may be four times as many: many requests at once leave their connections behind at once, and the next
-    ones would else open as many again.
+    ones would else open as many again. ``tidy`` closes those when nobody asks any more.
 
     Attributes:
         generation: how often everything was forgotten; what was opened before the last time is not kept.
@@ -142,16 +142,12 @@ class Pool:
             while self._dead:
                 await trio.aclose_forcefully(self._dead.pop())
 
-    async def run(self) -> None:
-        """Give up connections as they get too old, or are too many, for ever, and close all when cancelled."""
-        try:
-            while True:
-                await trio.sleep(self._limits.keep_alive / 4)
-                self.expire()
-                self._make_room(trio.current_time(), 0)
-                await self.bury()
-        finally:
-            await self.aclose_all()
+    async def tidy(self) -> None:
+        """Close connections that are too old, or too many now that a burst is over."""
+        now = trio.current_time()
+        self.expire(now)
+        self._make_room(now, 0)
+        await self.bury()
 
     async def aclose_all(self) -> None:
         """Close all, and from now on keep nothing."""

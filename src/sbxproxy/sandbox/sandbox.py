@@ -403,9 +403,8 @@ class Sandbox:
         await trio.lowlevel.checkpoint()
 
     async def expire_idle(self) -> None:
-        """Close idle upstream connections that are too old."""
-        self._context.pool.expire()
-        await self._context.pool.bury()
+        """Close idle upstream connections that are too old, or more than are kept."""
+        await self._context.pool.tidy()
 
     def _cut_all(self, why: str) -> None:
         for flow in self.flows:
