@@ -143,7 +143,7 @@ class BoundedListener(trio.abc.Listener[trio.abc.Stream]):
         slots: the bound.
     """
 
-    __slots__ = ("_run", "_socket", "_warn_again", "inner", "slots")
+    __slots__ = ("_below", "_run", "_socket", "_warn_again", "inner", "slots")
 
     def __init__(self, inner: trio.abc.Listener[Any], slots: Slots) -> None:
         """Wrap *inner*; the sockets that it accepts are probed by keepalive and don't delay where they are TCP."""
@@ -152,7 +152,7 @@ class BoundedListener(trio.abc.Listener[trio.abc.Stream]):
         self._run = 0
         self._warn_again = 0.0
         self._socket: socket.socket | None = None
-        below = _listening_socket(inner)
+        self._below = below = _listening_socket(inner)
         if below is not None and below.fileno() >= 0:
             enable_keepalive(below)
             if below.family != socket.AF_UNIX:
@@ -213,15 +213,13 @@ class BoundedListener(trio.abc.Listener[trio.abc.Stream]):
 
     def _is_closed(self) -> bool:
         """Tell whether the listener below was closed: the number may be another's by now."""
-        below = _listening_socket(self.inner)
-        return below is None or below.fileno() < 0
+        return self._below is None or self._below.fileno() < 0
 
     async def _wait_for_connection(self) -> None:
         self._run = 0
-        below = _listening_socket(self.inner)
-        if below is None or below.fileno() < 0:
+        if self._below is None or self._is_closed():
             raise trio.ClosedResourceError("this listener was closed")
-        await trio.lowlevel.wait_readable(below)
+        await trio.lowlevel.wait_readable(self._below)
 
     def _warn(self, error: OSError) -> None:
         now = trio.current_time()

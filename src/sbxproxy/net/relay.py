@@ -72,7 +72,6 @@ async def relay(
     linger: float,
     count: Counts,
     engine: Engine | None = None,
-    closing: bool = False,
 ) -> Ended:
     """Copy untouched bytes between *client* and *upstream* until both directions have ended.
 
@@ -91,13 +90,12 @@ async def relay(
             side. Between sockets that is what its kernel took. Other streams don't tell how much of a failed
             send they took, and what may have left counts as having left.
         engine: moves the bytes where both streams are bare sockets and it is running.
-        closing: the caller closes both streams at once, so that the second end need not be passed on before that.
 
     Returns:
         Why it ended.
     """
     if engine is not None:
-        tunnel = take_tunnel(client, upstream, idle=idle, count=count, engine=engine, closing=closing)
+        tunnel = take_tunnel(client, upstream, idle=idle, count=count, engine=engine)
         if tunnel is not None:
             return await engine.carry(tunnel)
     ours, theirs = bare_socket(client), bare_socket(upstream)
@@ -115,6 +113,8 @@ def take_tunnel(
     closing: bool = False,
 ) -> Tunnel | None:
     """Give *engine* the pair as ``relay`` does, for whoever awaits ``engine.carry`` without a frame of ``relay`` between.
+
+    With *closing* the caller closes both streams at once afterwards: the second end need not be passed on before that.
 
     Returns:
         What to carry; ``None`` if one of the streams is not a bare socket or the engine can't take them: they are as before.
