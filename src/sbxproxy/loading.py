@@ -6,8 +6,9 @@ imported again where it is used, in a function, and found there without any wait
 
 from __future__ import annotations
 
-__all__ = ["Loading"]
+__all__ = ["Loading", "collect_seldom"]
 
+import gc
 import sys
 from importlib import import_module
 
@@ -40,6 +41,14 @@ class Loading:
         for name in self._modules:
             trio.from_thread.check_cancelled()  # who ends meanwhile waits for one module, not for all
             import_module(name)
+
+
+def collect_seldom() -> None:
+    """Let the garbage collector look for cycles, but not often; for processes of our own, once what they need first is loaded."""
+    gc.freeze()  # what was imported stays; from here on there may be garbage
+    # A flow leaves hardly any cycles; looking for them after every few flows takes a twentieth of the time.
+    gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def _is_there(name: str) -> bool:

@@ -12,8 +12,9 @@ from typing import Any, cast
 import trio
 
 from sbxproxy.cli.options import Configuration
-from sbxproxy.cli.session import Session, collect_seldom, configuration_secret, observing
+from sbxproxy.cli.session import Session, configuration_secret, observing
 from sbxproxy.fronts import ListenerAuth
+from sbxproxy.loading import collect_seldom
 from sbxproxy.workers import SharedSandbox, Workers
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Session", "collect_seldom", "configuration_secret", "observing", "run_trio"]
+__all__ = ["Session", "configuration_secret", "observing", "run_trio"]
 
-import gc
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ from sbxproxy.cli.log import Log
 from sbxproxy.cli.options import Configuration, FileState, Reading, file_state
 from sbxproxy.errors import ConfigurationError, PolicyError, SbxproxyError
 from sbxproxy.events import JsonLines, Observer
+from sbxproxy.loading import collect_seldom
 from sbxproxy.proxy import Proxy
 from sbxproxy.sandbox import Sandbox
 
@@ -138,14 +138,6 @@ def observing(configuration: Configuration) -> Iterator[tuple[Log, list[Observer
             lines.close()
         if events is not None and events is not sys.stdout:
             events.close()
-
-
-def collect_seldom() -> None:
-    """Let the garbage collector look for cycles again, which the command line had stopped, but not often."""
-    gc.freeze()  # what was imported stays; from here on there may be garbage
-    # A flow leaves hardly any cycles; looking for them after every few flows takes a twentieth of the time.
-    gc.set_threshold(20_000, 20, 50)
-    gc.enable()
 
 
 async def configuration_secret(configuration: Configuration, name: str) -> None:

@@ -10,14 +10,10 @@ __all__ = ["nss_database"]
 
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
-
 from sbxproxy.errors import ConfigurationError
+from sbxproxy.tls.trust import der_certificates
 
 _PATIENCE = 60.0
 
@@ -33,12 +29,7 @@ def nss_database(pem: bytes) -> dict[str, bytes]:
     Raises:
         ConfigurationError: *pem* holds something that is no certificate; there is no ``certutil``, or it failed.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # the operator's roots are as they are
-            certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        raise ConfigurationError("NSS database: a file of roots holds something that is no certificate") from None
+    certificates = der_certificates(pem, "NSS database: a file of roots")
     with tempfile.TemporaryDirectory(prefix="sbxproxy-nss-") as name:
         place = Path(name)
         database = place / "db"
@@ -46,7 +37,7 @@ def nss_database(pem: bytes) -> dict[str, bytes]:
         batch = []
         for number, certificate in enumerate(certificates):
             path = place / f"{number}.der"
-            path.write_bytes(certificate.public_bytes(Encoding.DER))
+            path.write_bytes(certificate)
             batch.append(f'-A -n "sbxproxy root {number}" -t C,, -i "{path}"\n')
         commands = place / "batch"
         commands.write_text("".join(batch))

@@ -21,6 +21,7 @@ from __future__ import annotations
 __all__ = [
     "LOOPBACK",
     "bundle_pem",
+    "der_certificates",
     "java_trust_stores",
     "java_truststore",
     "proxy_environment",
@@ -123,6 +124,25 @@ def _real(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
+def der_certificates(pem: bytes, what: str) -> list[bytes]:
+    """Return the certificates in *pem*, in DER.
+
+    Raises:
+        ConfigurationError: *what*, which *pem* is of, holds something that is no certificate.
+    """
+    from cryptography import x509  # noqa: PLC0415 - few sandboxes need it
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.utils import CryptographyDeprecationWarning  # noqa: PLC0415
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # a system's roots are as they are
+            certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ConfigurationError(f"{what} holds something that is no certificate") from None
+    return [certificate.public_bytes(serialization.Encoding.DER) for certificate in certificates]
+
+
 def java_truststore(pem: bytes) -> bytes:
     """Put the certificates of a bundle into a Java key store (JKS), which every Java reads, whatever it calls its default type.
 
@@ -133,19 +153,9 @@ def java_truststore(pem: bytes) -> bytes:
     Raises:
         ConfigurationError: *pem* holds something that is no certificate.
     """
-    from cryptography import x509  # noqa: PLC0415 - few systems have Java
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.utils import CryptographyDeprecationWarning  # noqa: PLC0415
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # a system's roots are as they are
-            certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        raise ConfigurationError("the bundle of roots holds something that is no certificate") from None
+    certificates = der_certificates(pem, "the bundle of roots")
     store = struct.pack(">III", 0xFEEDFEED, 2, len(certificates))  # magic number, version
-    for number, certificate in enumerate(certificates):
-        encoded = certificate.public_bytes(serialization.Encoding.DER)
+    for number, encoded in enumerate(certificates):
         store += struct.pack(">I", 2) + _text(f"root {number}") + bytes(8)  # a trusted certificate, since 1970
         store += _text("X.509") + struct.pack(">I", len(encoded)) + encoded
     password = "changeit".encode("utf-16-be")

@@ -10,7 +10,6 @@ __all__ = ["main"]
 
 import base64
 import dataclasses
-import gc
 import os
 import signal
 import socket
@@ -25,6 +24,7 @@ from sbxproxy.address import IPAddress, parse_address, parse_network
 from sbxproxy.errors import SbxproxyError
 from sbxproxy.flow import number_from
 from sbxproxy.fronts.ask import ListenerAuth
+from sbxproxy.loading import collect_seldom
 from sbxproxy.plugins import load
 from sbxproxy.policy.model import Policy
 from sbxproxy.proxy import Proxy
@@ -55,8 +55,7 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: None)
     channel = Channel(socket.socket(fileno=number), most=MOST, receives_descriptors=True)
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # a flow leaves hardly any cycles
+    collect_seldom()
     trio.run(_Worker(channel).run)
 
 
