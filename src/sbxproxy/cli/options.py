@@ -1,8 +1,4 @@
-"""Options that commands share, and what they come to: a policy, settings, secrets.
-
-``--config FILE`` is a TOML file with the same names; what stands on the command line wins. Relative paths in it are relative to
-its directory, so that it works from anywhere.
-"""
+"""Options that commands share, and what they come to: a policy, settings, secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,65 +147,12 @@ class Configuration:
     verbosity: int
 
 
-def _load_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
-    if path is None:
-        return None
-    import difflib
-    import tomllib
+def _read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        from sbxproxy.cli.config_file import load_config
 
-    try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise click.UsageError(f"--config: can't read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--config: {path} is not TOML: {error}") from None
-    known = {
-        option.name: option
-        for option in ctx.command.params
-        if isinstance(option, click.Option) and option.name and option.name != "config"
-    }
-    defaults: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0].replace('_', '-')!r}?" if near else ""
-            raise click.UsageError(f"--config: {path}: no option is named {key!r}{hint}")
-        try:
-            defaults[name] = _config_value(known[name], value, path.parent)
-        except ValueError as error:
-            raise click.UsageError(f"--config: {path}: {key} must be {error}") from None
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+        load_config(ctx, path)
     return path
-
-
-_PATHS = frozenset({"policy", "upstream_ca", "events", "ca_out", "trust_dir", "env_out"})
-_PATH_AFTER = {"secret": "=file:", "listener_auth": "=file:", "listen": "unix:"}
-
-
-def _config_value(option: click.Option, value: object, directory: Path) -> object:
-    """Check one value of a configuration file; raises ``ValueError`` with what it must be."""
-    name = option.name or ""
-    if option.is_flag:
-        if not isinstance(value, bool):
-            raise ValueError("true or false")
-        return value
-    if option.multiple:
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("a list of strings")
-        return [_located(name, text, directory) for text in texts]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("a string or a number")  # noqa: TRY004 - a fault of the file
-    return _located(name, str(value), directory)
-
-
-def _located(name: str, text: str, directory: Path) -> str:
-    if name in _PATHS:
-        return text if text == "-" else str(directory / text)
-    before, marker, rest = text.partition(_PATH_AFTER.get(name, "\0"))
-    return f"{before}{marker}{directory / rest}" if marker else text
 
 
 def _stack(function: F, *decorators: Callable[[F], F]) -> F:
@@ -277,7 +220,7 @@ def operator_options(function: F) -> F:
             type=click.Path(path_type=Path),
             is_eager=True,
             expose_value=False,
-            callback=_load_config,
+            callback=_read_config,
             metavar="FILE",
             help="A TOML file with these options by their names.",
         ),
@@ -312,49 +255,16 @@ def settings(given: dict[str, Any]) -> Settings:
         never=_networks("--never", given["never"]),
         resolve=resolve_overrides(given["resolve"]),
         extra_upstream_roots=[Path(path) for path in given["upstream_ca"]],
-        limits=limits(given["limit"]),
+        limits=_limits(given["limit"]),
     )
 
 
-def limits(texts: Sequence[str]) -> Limits:
-    """Read ``NAME=VALUE``, a field of ``Limits`` and a number or ``none``."""
-    known = {bound.name: str(bound.type) for bound in fields(Limits)}
-    values: dict[str, float | int | None] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        kind = known.get(name)
-        if kind is None or not equals:
-            import difflib
+def _limits(texts: Sequence[str]) -> Limits:
+    if not texts:
+        return Limits()
+    from sbxproxy.cli.limits import limits
 
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near and kind is None else ""
-            raise click.UsageError(f"--limit: write NAME=VALUE with a bound's name, such as flows_per_sandbox=20000{hint}")
-        if name in values:
-            raise click.UsageError(f"--limit: {name} is given twice")
-        try:
-            values[name] = _bound(value.strip(), kind)
-        except ValueError as error:
-            raise click.UsageError(f"--limit: {name} must be {error}") from None
-    try:
-        return Limits(**values)  # type: ignore[arg-type]  # each was read as its field's kind
-    except ConfigurationError as error:
-        raise click.UsageError(f"--limit: {error}") from None
-
-
-def _bound(text: str, kind: str) -> float | int | None:
-    """Read a value of *kind*, a field's type as text; raises ``ValueError`` with what it must be."""
-    if text.lower() == "none" and "None" in kind:
-        return None
-    whole = kind.startswith("int")
-    wanted = f"a positive {'whole number' if whole else 'number'}{' or none' if 'None' in kind else ''}"
-    try:
-        number = int(text) if whole else float(text)
-    except ValueError:
-        raise ValueError(wanted) from None
-    if not 0 < number < float("inf"):
-        raise ValueError(wanted)
-    return number
+    return limits(texts)
 
 
 def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
