@@ -90,8 +90,13 @@ def test_dns2tcp_gets_a_session_where_nothing_holds_it(outer, mode, dns2tcp):
 
 
 def test_dns2tcp_reaches_its_server_where_anything_may_be_looked_up(outer, mode, dns2tcp):
-    """So what fails below fails for the policy. It gets no further here: queries go on in lower case, and its encoding needs both."""
-    assert "Authentication Failed" in through_run(outer, mode, "allow-all", dns2tcp("TXT"))
+    """So what fails below fails for the policy. Both ends of it are its server's words: queries go on in lower case, its encoding
+    needs both, and what it draws by lot gets over that or doesn't.
+    """
+    outer.packets()
+    output = through_run(outer, mode, "allow-all", dns2tcp("TXT"))
+    assert "Authentication Failed" in output or "treasure" in output
+    assert outer.packets() != []
 
 
 @pytest.mark.parametrize("kind", ["TXT", "KEY"])
