@@ -14,18 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import trio
 from trio.abc import Stream
 
-from sbxproxy import JsonLines, Limits, Pipeline, Policy, Proxy, Settings
-from sbxproxy.capture.captured import Captured
+from benchmarks.doors import open_doors, settings
+from sbxproxy import JsonLines, Limits, Pipeline, Policy, Proxy
 from sbxproxy.events import Event
 from sbxproxy.flow import Flow
-from sbxproxy.hostname import Hostname
 from sbxproxy.http.message import Request
 from sbxproxy.net import relay
 from sbxproxy.policy import Decision, Handle, Relay
@@ -116,26 +114,17 @@ def _pipeline(slot: str) -> Pipeline:
 
 async def main(embedding: Embedding) -> None:
     """Serve until standard input ends."""
-    settings = Settings(
-        private_networks=[IPv4Network("127.0.0.0/8")],
-        resolve={Hostname(name): [IPv4Address("127.0.0.1")] for name in embedding.names},
-        extra_upstream_roots=[Path(embedding.upstream_ca)],
-        limits=Limits(**embedding.limits),
-    )
     with ExitStack() as stack:
         events = JsonLines(stack.enter_context(Path(embedding.events).open("a", encoding="utf-8")))
         stack.callback(events.close)
-        proxy = Proxy(settings, pipeline=_pipeline(embedding.slot), observers=[events])
+        limits = Limits(**embedding.limits)
+        proxy = Proxy(
+            settings(embedding.names, embedding.upstream_ca, limits), pipeline=_pipeline(embedding.slot), observers=[events]
+        )
         sandbox = proxy.create_sandbox("bench", policy=json.loads(Path(embedding.policy).read_text()))
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.run)
-            Path(embedding.authority).write_bytes(sandbox.certificate_pem)
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=4096)
-            await nursery.start(sandbox.serve, listeners)
-            dns = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
-            await dns.bind(("127.0.0.1", 0))
-            await nursery.start(sandbox.serve_captured, Captured(await trio.open_tcp_listeners(0, host="127.0.0.1"), [dns]))
-            print(listeners[0].socket.getsockname()[1], dns.getsockname()[1], flush=True)
+            print(*await open_doors(nursery, sandbox, embedding.authority, backlog=4096), flush=True)
             while path := (await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).strip():
                 print(json.dumps(await _update(sandbox.update_policy, Path(path))), flush=True)
             nursery.cancel_scope.cancel(reason="standard input has ended")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["profile"]
 
+import re
 import shutil
 import subprocess
 import sys
@@ -49,4 +50,7 @@ def profile(work: Streamed, path: Path, seconds: float = 6.0) -> Path:
             raise RuntimeError("py-spy doesn't end") from None
         if recording.returncode or not path.exists():
             raise RuntimeError(f"py-spy: {log.read_text(errors='replace').strip()[-300:]}")
+    # Its title is the whole command, which names places on this machine.
+    drawn = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"(<text id=\"title\"[^>]*>)[^<]*", rf"\1sbxproxy serve, {work.id}", drawn, count=1), encoding="utf-8")
     return path

@@ -15,15 +15,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from sbxproxy import JsonLines, Limits, Proxy, Sandbox, Settings
-from sbxproxy.capture.captured import Captured
-from sbxproxy.hostname import Hostname
+from benchmarks.doors import open_doors, settings
+from sbxproxy import JsonLines, Limits, Proxy, Sandbox
 
 KEEP_ALIVE = 4.0
 """Seconds that idle upstream connections are kept: short, so that none is left when the end is looked at."""
@@ -54,27 +53,17 @@ class Setup:
 
 async def main(setup: Setup) -> None:
     """Serve until standard input ends."""
-    settings = Settings(
-        private_networks=[IPv4Network("127.0.0.0/8")],
-        resolve={Hostname(name): [IPv4Address("127.0.0.1")] for name in setup.names},
-        nameservers=[(IPv4Address("127.0.0.1"), setup.nameserver)],
-        extra_upstream_roots=[Path(setup.upstream_ca)],
-        limits=Limits(keep_alive=KEEP_ALIVE, first_bytes=3.0, dns_cache=256, leaves=64),
-    )
+    limits = Limits(keep_alive=KEEP_ALIVE, first_bytes=3.0, dns_cache=256, leaves=64)
+    nameservers = [(IPv4Address("127.0.0.1"), setup.nameserver)]
     with ExitStack() as stack:
         events = JsonLines(stack.enter_context(Path(setup.events).open("w", encoding="utf-8")))
         stack.callback(events.close)
-        proxy = Proxy(settings, observers=[events])
+        proxy = Proxy(settings(setup.names, setup.upstream_ca, limits, nameservers=nameservers), observers=[events])
         sandbox = proxy.create_sandbox("soak", policy="deny-all", secrets={"token": setup.secret})
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.run)
-            Path(setup.authority).write_bytes(sandbox.certificate_pem)
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
-            await nursery.start(sandbox.serve, listeners)
-            dns = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
-            await dns.bind(("127.0.0.1", 0))
-            await nursery.start(sandbox.serve_captured, Captured(await trio.open_tcp_listeners(0, host="127.0.0.1"), [dns]))
-            _say(proxy=listeners[0].socket.getsockname()[1], dns=dns.getsockname()[1])
+            port, dns = await open_doors(nursery, sandbox, setup.authority, backlog=1024)
+            _say(proxy=port, dns=dns)
             async for line in _lines():
                 if line == "?":
                     _say(**_figures(sandbox), lost=events.lost)

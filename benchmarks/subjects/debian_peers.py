@@ -122,6 +122,19 @@ FilterDefaultDeny Yes
     return Running(port=port, process=process, denied=(f"127.0.0.2:{rig.ports['hello']}", tunnel_name("hello")))
 
 
+def _by_server_name(rig: Rig, process: Process, port: int, terminated: int) -> Running:
+    """Describe a proxy that routes by server name, without CONNECT."""
+    return Running(
+        port=port,
+        process=process,
+        terminated_port=terminated,
+        tunnels=By.SNI,
+        terminated=By.SNI,
+        authority=rig.certificates.proxy_ca,
+        denied=("", DENIED),
+    )
+
+
 def _start_haproxy(stack: ExitStack, rig: Rig) -> Running:
     program, port, terminated = find("haproxy"), free_port(), free_port()
     certificates, configuration = rig.certificates, rig.directory / "haproxy.cfg"
@@ -155,15 +168,7 @@ backend api
   server origin 127.0.0.1:{rig.ports["tls"]} ssl verify required ca-file {certificates.origin_ca} sni req.hdr(host),field(1,:) alpn http/1.1
 """)
     process = _run(stack, rig, "haproxy", [program, "-db", "-f", str(configuration)], port)
-    return Running(
-        port=port,
-        process=process,
-        terminated_port=terminated,
-        tunnels=By.SNI,
-        terminated=By.SNI,
-        authority=certificates.proxy_ca,
-        denied=("", DENIED),
-    )
+    return _by_server_name(rig, process, port, terminated)
 
 
 def _start_nginx(stack: ExitStack, rig: Rig) -> Running:
@@ -217,15 +222,7 @@ http {{
 }}
 """)
     process = _run(stack, rig, "nginx", [program, "-c", str(configuration), "-e", f"{rig.directory}/nginx.err"], port)
-    return Running(
-        port=port,
-        process=process,
-        terminated_port=terminated,
-        tunnels=By.SNI,
-        terminated=By.SNI,
-        authority=certificates.proxy_ca,
-        denied=("", DENIED),
-    )
+    return _by_server_name(rig, process, port, terminated)
 
 
 SQUID = Subject(
