@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import given
-from hypothesis import strategies as st
 
 from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import abort, bare_socket, close_now, drop, socket_below
+from support.peeking import CHUNKS, STEPS, check_order
 from support.tcp import open_descriptors, receive_all
 
 
@@ -211,27 +211,11 @@ async def test_its_socket_is_found():
         assert len(near.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == 8
 
 
-@given(
-    chunks=st.lists(st.binary(min_size=1, max_size=20), max_size=8),
-    steps=st.lists(st.tuples(st.sampled_from(["fill", "receive", "consume"]), st.integers(1, 12)), max_size=20),
-)
+@given(chunks=CHUNKS, steps=STEPS)
 def test_no_byte_is_lost_or_doubled(chunks, steps):
     async def main() -> None:
         near, far = pair()
         async with near, far:
-            for chunk in chunks:
-                await far.send_all(chunk)
-            await far.send_eof()
-            got = b""
-            for step, size in steps:
-                match step:
-                    case "fill":
-                        await near.fill(size)
-                    case "receive":
-                        got += await near.receive_some(size)
-                    case _:
-                        got += near.consume(min(size, len(near.peeked)))
-            got += await receive_all(near)
-            assert got == b"".join(chunks)
+            await check_order(near, far, chunks, steps)
 
     trio.run(main)

@@ -61,13 +61,6 @@ class Line:
 
 
 @pytest.fixture
-async def engine(nursery):
-    engine = Engine()
-    await nursery.start(engine.run)
-    return engine
-
-
-@pytest.fixture
 async def line(nursery, engine):
     made = []
 

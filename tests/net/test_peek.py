@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import given
-from hypothesis import strategies as st
 
 from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream, peekable
+from support.peeking import CHUNKS, STEPS, check_order
 from support.tcp import receive_all, receive_exactly, reset, tcp_pair
 
 
@@ -245,26 +245,10 @@ async def test_it_behaves_as_trio_demands_of_half_closeable_streams():
     await trio.testing.check_half_closeable_stream(make, make_clogged)
 
 
-@given(
-    chunks=st.lists(st.binary(min_size=1, max_size=20), max_size=8),
-    steps=st.lists(st.tuples(st.sampled_from(["fill", "receive", "consume"]), st.integers(1, 12)), max_size=20),
-)
+@given(chunks=CHUNKS, steps=STEPS)
 def test_no_order_of_filling_consuming_and_receiving_changes_the_bytes(chunks, steps):
     async def main():
         near, far = trio.testing.memory_stream_pair()
-        stream = peekable(near)
-        for chunk in chunks:
-            await far.send_all(chunk)
-        await far.send_eof()
-        got = b""
-        for what, size in steps:
-            match what:
-                case "fill":
-                    await stream.fill(size)
-                case "receive":
-                    got += await stream.receive_some(size)
-                case "consume":
-                    got += stream.consume(min(size, len(stream.peeked)))
-        assert got + await receive_all(stream) == b"".join(chunks)
+        await check_order(peekable(near), far, chunks, steps)
 
     trio.run(main)

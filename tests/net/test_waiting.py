@@ -16,13 +16,6 @@ from support.tcp import Counts
 
 
 @pytest.fixture
-async def engine(nursery):
-    engine = Engine()
-    await nursery.start(engine.run)
-    return engine
-
-
-@pytest.fixture
 def ends():
     near, far = socket.socketpair()
     near.setblocking(False)

@@ -22,6 +22,7 @@ from support.origin import Origin
 from support.talk import connect, exactly
 
 LOOPBACK = "127.0.0.1"
+OPEN = {"subnets": {"allow": ["127.0.0.0/8"]}}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -161,3 +162,14 @@ async def echoes(stream: trio.abc.Stream) -> bool:
 
 
 Setup = Callable[..., Awaitable[Crew]]
+
+
+@asynccontextmanager
+async def open_echo(policy: object = OPEN, *, tmp_path: Path, **options: Any) -> AsyncIterator[tuple[Crew, str]]:
+    """Workers, and the target of an origin that says everything again."""
+    echo = EchoOrigin()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(echo.serve)
+        async with open_workers(policy, directory=tmp_path, **options) as crew:
+            yield crew, f"127.0.0.1:{echo.port}"
+        nursery.cancel_scope.cancel()

@@ -72,6 +72,17 @@ async def direct_pair(leaf: Leaf, *, tls: int | None = None, buffers: int | None
     return client, server
 
 
+async def stay_in_memory(client: TlsStream, server: TlsStream, ask, answer) -> None:
+    """Talk for a while, and see that neither went to its socket."""
+    for _ in range(3):
+        await ask(b"x")
+        assert await server.receive_some() == b"x"
+        await answer(b"y")
+        assert await client.receive_some() == b"y"
+    assert client._direct is server._direct is None
+    await close_both(client, server)
+
+
 async def close_both(*streams: TlsStream) -> None:
     for stream in streams:
         await trio.aclose_forcefully(stream)
@@ -156,13 +167,7 @@ async def test_a_stream_that_is_not_just_a_socket_stays_in_memory(leaf):
     client = TlsStream(left, client_context(), server_side=False, server_name=NAME)
     server = TlsStream(right, leaf.context(), server_side=True)
     await handshake_both(client, server)
-    for _ in range(3):
-        await client.send_at_once(b"x")
-        assert await server.receive_some() == b"x"
-        await server.send_at_once(b"y")
-        assert await client.receive_some() == b"y"
-    assert client._direct is server._direct is None
-    await close_both(client, server)
+    await stay_in_memory(client, server, client.send_at_once, server.send_at_once)
 
 
 async def test_another_pyopenssl_stays_in_memory(leaf, monkeypatch):
@@ -172,13 +177,7 @@ async def test_another_pyopenssl_stays_in_memory(leaf, monkeypatch):
     client = TlsStream(left, client_context(), server_side=False, server_name=NAME, sock=left.socket)
     server = TlsStream(right, leaf.context(), server_side=True, sock=right.socket)
     await handshake_both(client, server)
-    for _ in range(3):
-        await client.send_all(b"x")
-        assert await server.receive_some() == b"x"
-        await server.send_all(b"y")
-        assert await client.receive_some() == b"y"
-    assert client._direct is server._direct is None
-    await close_both(client, server)
+    await stay_in_memory(client, server, client.send_all, server.send_all)
 
 
 async def test_a_goodbye_is_told_from_a_cut(leaf, tls):

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,12 @@ import sbxproxy
 from sbxproxy import ConfigurationError, Problem
 from sbxproxy.workers import Workers, member, process, shared, supervisor
 from sbxproxy.workers.framing import frame
-from support.crew import EchoOrigin, echoes, environment, open_workers
+from support.crew import OPEN, echoes, environment, open_echo, open_workers
 from support.origin import HELLO, Origin
 from support.talk import handshake, request, until_end
 from support.tcp import open_descriptors
 
-OPEN = {"subnets": {"allow": ["127.0.0.0/8"]}}
 SUPERVISED = Path(__file__).parents[1] / "support" / "supervised.py"
-
-
-@asynccontextmanager
-async def open_echo(policy: object = OPEN, *, tmp_path: Path, **options: Any):
-    echo = EchoOrigin()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(echo.serve)
-        async with open_workers(policy, directory=tmp_path, **options) as crew:
-            yield crew, f"127.0.0.1:{echo.port}"
-        nursery.cancel_scope.cancel()
 
 
 def lost(crew: Any) -> list[str]:

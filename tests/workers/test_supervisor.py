@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,11 @@ from sbxproxy import ConfigurationError, PolicyChanged, PolicyError, Settings
 from sbxproxy.workers import Workers, process, shared
 from sbxproxy.workers.member import FLOWS
 from sbxproxy.workers.process import ENVIRONMENT
-from support.crew import EchoOrigin, echoes, environment, open_workers
+from support.crew import OPEN, echoes, environment, open_echo, open_workers
 from support.origin import HELLO, Origin
 from support.talk import connect, handshake, request, until_end
 
 NAME = "origin.test.example"
-OPEN = {"subnets": {"allow": ["127.0.0.0/8"]}}
-
-
-@asynccontextmanager
-async def open_echo(policy: object = OPEN, *, tmp_path: Path, **options: Any):
-    echo = EchoOrigin()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(echo.serve)
-        async with open_workers(policy, directory=tmp_path, **options) as crew:
-            yield crew, f"127.0.0.1:{echo.port}"
-        nursery.cancel_scope.cancel()
 
 
 async def test_flows_spread_over_the_workers_and_have_ids_of_their_own(tmp_path: Path) -> None:
