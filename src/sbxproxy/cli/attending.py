@@ -31,27 +31,19 @@ def attend_to(
 
     Signals are blocked as *mask* says from when they can be passed on; until then the caller may have blocked more.
     """
-    return run_trio(lambda: _attend(configuration, reading, identity, control, started, terminal, mask), failure=OWN_FAILURE)
 
+    async def stay() -> int:
+        async with Session.open(configuration, identity.name, reading=reading, identity=identity) as session:
+            await session.serve_control(control)
+            async with await take_over(started) as confined:
+                await session.nursery.start(session.sandbox.serve_captured, confined)
+                try:
+                    with receive_signals(session.on_hangup) as signals:
+                        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                        await confined.go()
+                        return await attend(confined, signals, terminal=terminal, on_hangup=session.on_hangup)
+                finally:
+                    if terminal is not None:
+                        release(terminal, confined.pid)
 
-async def _attend(
-    configuration: Configuration,
-    reading: Reading,
-    identity: Identity,
-    control: Path,
-    started: Started,
-    terminal: int | None,
-    mask: Iterable[int],
-) -> int:
-    async with Session.open(configuration, identity.name, reading=reading, identity=identity) as session:
-        await session.serve_control(control)
-        async with await take_over(started) as confined:
-            await session.nursery.start(session.sandbox.serve_captured, confined)
-            try:
-                with receive_signals(session.on_hangup) as signals:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                    await confined.go()
-                    return await attend(confined, signals, terminal=terminal, on_hangup=session.on_hangup)
-            finally:
-                if terminal is not None:
-                    release(terminal, confined.pid)
+    return run_trio(stay, failure=OWN_FAILURE)
