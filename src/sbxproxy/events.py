@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "RequestDone",
     "as_dict",
+    "as_json",
     "from_dict",
     "kinds",
 ]
@@ -28,6 +29,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -220,6 +223,37 @@ _FIELDS = {kind: _fields(kind) for kind in _KINDS}
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
+_text = lru_cache(maxsize=4096)(encode_basestring_ascii)
+"""The same few names, patterns and reasons stand in event after event."""
+
+_SCALARS: dict[type, Callable[[Any], str]] = {
+    str: _text,
+    int: int.__repr__,
+    float: float.__repr__,
+    type(None): lambda _none: "null",
+}
+
+
+def _template(kind: type[Event]) -> str:
+    fields = (f'"{name}":%s' for name in _FIELDS[kind][0])
+    return f'{{"event":"{_KINDS[kind]}",{",".join(fields)}}}'
+
+
+_TEMPLATES = {kind: _template(kind) for kind in _KINDS}
+
+
+def as_json(event: Event) -> str:
+    """Return the event as one line of JSON in printable ASCII, as ``json.dumps(as_dict(event))`` would but for spaces.
+
+    An event is a flat value of known names, so a template does, at a third of what the general encoder costs.
+    """
+    kind = type(event)
+    try:
+        values = tuple([_SCALARS[type(value)](value) for value in _FIELDS[kind][1](event)])
+    except KeyError:  # something that isn't flat
+        return _encode(as_dict(event))
+    return _TEMPLATES[kind] % values
+
 
 def as_dict(event: Event) -> dict[str, Any]:
     """Return the event as JSON-ready values, its kind under ``event``."""
@@ -313,7 +347,7 @@ class JsonLines:
     def _write_all(self) -> None:
         while (event := self._queue.get()) is not None:
             try:
-                self._stream.write(_encode(as_dict(event)) + "\n")
+                self._stream.write(as_json(event) + "\n")
                 if self._queue.empty():
                     self._stream.flush()
             except Exception as error:  # noqa: BLE001  # ValueError: the stream was closed under us

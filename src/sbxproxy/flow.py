@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Flow", "number_from"]
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -36,7 +37,6 @@ class Flow:
         bytes_up: bytes relayed from the client, not counting what the front read for itself.
         bytes_down: bytes relayed to the client.
         requests: requests on an inspected connection.
-        scope: cancelling it ends the flow; set by the core while the flow runs.
         ended: why it ended (``eof``, ``denied``, ``idle``, ``policy-changed``, …); empty while it lives.
         started: ``trio.current_time()`` at accept.
         id: unique in this process, ascending.
@@ -50,12 +50,13 @@ class Flow:
     bytes_up: int = 0
     bytes_down: int = 0
     requests: int = 0
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope, repr=False)
     ended: str = ""
     started: float = field(default_factory=trio.current_time)
     id: int = field(default_factory=lambda: next(_ids))
     _finished: trio.Event | None = field(default=None, init=False, repr=False)
     _over: bool = field(default=False, init=False, repr=False)
+    _scope: trio.CancelScope | None = field(default=None, init=False, repr=False)
+    _stop: Callable[[], None] | None = field(default=None, init=False, repr=False)
 
     @property
     def finished(self) -> trio.Event:
@@ -76,4 +77,20 @@ class Flow:
         """End the flow now; the first reason given stands."""
         if not self.ended:
             self.ended = why
-        self.scope.cancel(reason=why)
+        if self._stop is not None:
+            self._stop()
+        else:
+            self.scope.cancel(reason=why)
+
+    # -- for the core alone
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """What the task that carries the flow runs in; cancelled by ``cut``."""
+        if self._scope is None:
+            self._scope = trio.CancelScope()
+        return self._scope
+
+    def stop_by(self, stop: Callable[[], None] | None) -> None:
+        """Let ``cut`` call *stop* while no task carries the flow, or one that only waits; ``None`` for a task in ``scope`` again."""
+        self._stop = stop

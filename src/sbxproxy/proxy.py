@@ -211,6 +211,8 @@ class Proxy:
             handshakes=Slots(limits.handshakes_per_sandbox, limit="handshakes_per_sandbox", within=self._handshakes),
             emit=lambda _event: None,
             engine=self._engine if self.settings.engine else None,
+            known=self._resolver.known if isinstance(self._resolver, SystemResolver) else lambda _name: None,
+            dials_tcp=self._dialer == self._dial,
         )
         sandbox = Sandbox(
             identity,

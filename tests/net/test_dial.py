@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from sbxproxy.errors import LimitError, UpstreamConnectError
-from sbxproxy.net.dial import _check_peer, _interleaved, dial
+from sbxproxy.net.dial import _interleaved, check, dial
 from support.tcp import black_hole, open_descriptors, reset
 
 V4 = [IPv4Address(f"127.0.0.{last}") for last in range(1, 9)]
@@ -82,11 +82,11 @@ async def test_d9_a_peer_that_is_not_the_judged_one_is_refused():
     """Whatever sits in between and rewrites addresses where the kernel can see it."""
     with listening() as server, socket.create_connection(server.getsockname()) as sock:
         port = server.getsockname()[1]
-        _check_peer(sock, V4[0], port)
+        check(sock, V4[0], port, peer=sock.getpeername())
         with pytest.raises(OSError, match="another address"):
-            _check_peer(sock, V4[1], port)
+            check(sock, V4[1], port, peer=sock.getpeername())
         with pytest.raises(OSError, match="another address"):
-            _check_peer(sock, V4[0], port + 1)
+            check(sock, V4[0], port + 1, peer=sock.getpeername())
 
 
 async def test_d4_a_connection_to_itself_is_refused():
@@ -95,7 +95,7 @@ async def test_d4_a_connection_to_itself_is_refused():
         sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
         with pytest.raises(ConnectionRefusedError):
-            _check_peer(sock, V4[0], sock.getsockname()[1])
+            check(sock, V4[0], sock.getsockname()[1], peer=sock.getpeername())
 
 
 async def test_x12_a_black_hole_ends_with_the_time_for_one_address(patient_clock):
@@ -282,7 +282,7 @@ async def test_both_may_connect_and_one_is_kept(monkeypatch):
         await both.wait()
 
     monkeypatch.setattr(trio.lowlevel, "wait_writable", wait_writable)
-    monkeypatch.setattr(sys.modules[dial.__module__], "_UNDER_WAY", frozenset({0, errno.EINPROGRESS}))  # as if they were far away
+    monkeypatch.setattr(sys.modules[dial.__module__], "_peer", lambda _sock: None)  # as if they were far away
     with listening("127.0.0.1") as first:
         port = first.getsockname()[1]
         with listening("127.0.0.2", port):
@@ -293,29 +293,29 @@ async def test_both_may_connect_and_one_is_kept(monkeypatch):
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("answer", [errno.EALREADY, errno.EINPROGRESS, errno.EISCONN, 0])
-async def test_an_answer_is_waited_for_only_while_there_is_none(monkeypatch, answer):
-    """Asking for the outcome again may find it there, as it does within one host, or not yet."""
-    real = socket.socket.connect_ex
+@pytest.mark.parametrize("there", [True, False])
+async def test_an_answer_is_waited_for_only_while_there_is_none(monkeypatch, there):
+    """Asking for the peer at once may find it there, as it does within one host, or not yet."""
+    real = socket.socket.getpeername
     asked = []
     waited = []
 
-    def connect_ex(sock, where):
-        asked.append(where)
-        return real(sock, where) if len(asked) == 1 else answer
+    def getpeername(sock):
+        asked.append(sock)
+        if not there and len(asked) == 1:
+            raise OSError(errno.ENOTCONN, "not connected")
+        return real(sock)
 
     async def wait_writable(sock):
         waited.append(sock)
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+    monkeypatch.setattr(socket.socket, "getpeername", getpeername)
     monkeypatch.setattr(trio.lowlevel, "wait_writable", wait_writable)
     with listening() as server:
         stream, _ = await call(V4[:1], server.getsockname()[1])
         reset(stream)
-    assert len(asked) == 2
-    assert len(set(asked)) == 1
-    assert len(waited) == (answer in {errno.EALREADY, errno.EINPROGRESS})
+    assert len(waited) == (not there)
 
 
 async def test_an_address_written_in_two_ways_is_one_address():
@@ -328,8 +328,11 @@ async def test_an_address_written_in_two_ways_is_one_address():
         def getsockname(self):
             return ("::1", 5, 0, 0)
 
-    _check_peer(Socket(), IPv6Address("::102:304"), 443)
+        def setsockopt(self, *option):
+            pass
+
+    check(Socket(), IPv6Address("::102:304"), 443, peer=Socket().getpeername())
     with pytest.raises(OSError):
-        _check_peer(Socket(), IPv6Address("::102:305"), 443)
+        check(Socket(), IPv6Address("::102:305"), 443, peer=Socket().getpeername())
     with pytest.raises(OSError):
-        _check_peer(Socket(), IPv6Address("::102:304"), 444)
+        check(Socket(), IPv6Address("::102:304"), 444, peer=Socket().getpeername())

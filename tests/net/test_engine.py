@@ -167,7 +167,7 @@ async def test_a_fault_in_the_engine_is_raised_where_it_runs_and_ends_all_tunnel
     engine = Engine()
     line = Line(engine)
 
-    def pump(lane, scratch):
+    def pump(lane, scratch, now):
         raise ZeroDivisionError
 
     async def feed():

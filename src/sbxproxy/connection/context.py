@@ -13,6 +13,7 @@ from sbxproxy.address import IPAddress
 from sbxproxy.connection.verdicts import Verdicts
 from sbxproxy.events import Event
 from sbxproxy.flow import Flow
+from sbxproxy.hostname import Hostname
 from sbxproxy.http.pool import Pool
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.listen import Slots
@@ -40,7 +41,9 @@ class Context:
         boundary: what holds for every policy.
         limits: bounds.
         resolver: names to addresses.
+        known: the addresses of a name that the resolver would give at once; ``None`` if it would have to ask.
         dialer: addresses to streams.
+        dials_tcp: whether *dialer* is the proxy's own, which nothing is lost by going round.
         sniffers: third parties', asked after the built-in ones.
         policies: third parties' stages, asked after the policy.
         handlers: by name.
@@ -71,6 +74,8 @@ class Context:
     handshakes: Slots
     emit: Callable[[Event], None]
     engine: Engine | None = None
+    known: Callable[[Hostname], tuple[IPAddress, ...] | None] = lambda _name: None
+    dials_tcp: bool = False
     flows: dict[int, Flow] = field(default_factory=dict)
     buffered: int = 0
     _verdicts: Verdicts = field(init=False)
@@ -82,6 +87,10 @@ class Context:
     def judge(self, facts: Facts) -> Decision | Need:
         """Decide on *facts* by the policy in force."""
         return self._verdicts.judge(self.policy, facts)
+
+    def era(self) -> object:
+        """Return what stays the same object while what was decided may be said again: a second at most, and by one policy."""
+        return self._verdicts.era(self.policy)
 
     def rejudge(self, flow: Flow) -> bool:
         """Tell whether *flow* may go on as it is under the policy in force; a flow not decided yet will be judged by it anyway."""

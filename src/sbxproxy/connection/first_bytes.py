@@ -26,15 +26,16 @@ class FirstBytes:
     """The reading of one client's first bytes, which stay in ``client.peeked``.
 
     Attributes:
+        deadline: by Trio's clock, when they must be there; ``None`` before they have been waited for.
         promised_tls: a PostgreSQL client was told to begin its handshake, so its server must be asked for TLS before it gets that.
     """
 
-    __slots__ = ("_client", "_context", "_deadline", "_held", "promised_tls")
+    __slots__ = ("_client", "_context", "_held", "deadline", "promised_tls")
 
     def __init__(self, context: Context, client: PeekedStream) -> None:
         self._context = context
         self._client = client
-        self._deadline: float | None = None
+        self.deadline: float | None = None
         self._held = 0
         self.promised_tls = False
 
@@ -67,9 +68,9 @@ class FirstBytes:
         return None
 
     def _until(self) -> float:
-        if self._deadline is None:
-            self._deadline = trio.current_time() + self._context.limits.first_bytes
-        return self._deadline
+        if self.deadline is None:
+            self.deadline = trio.current_time() + self._context.limits.first_bytes
+        return self.deadline
 
     async def _sniff(self, sniffers: Sequence[Sniffer]) -> Sniffed:
         client, most = self._client, self._context.limits.client_hello

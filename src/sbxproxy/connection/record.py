@@ -25,12 +25,14 @@ class Recorder:
         failure: why what was allowed could not be had, once that is so.
     """
 
-    __slots__ = ("_context", "_flow", "_target", "failure")
+    __slots__ = ("_address", "_address_text", "_context", "_flow", "_target", "failure")
 
     def __init__(self, context: Context, flow: Flow) -> None:
         self._context = context
         self._flow = flow
         self._target = _endpoint(flow.facts.host, flow.facts.port)
+        self._address: IPAddress | None = None
+        self._address_text: str | None = None
         self.failure: UpstreamError | None = None
 
     def opened(self) -> None:
@@ -47,9 +49,16 @@ class Recorder:
                 decision=type(decision).__name__.lower(),
                 reason=str(decision.reason),
                 rule=decision.matched,
-                address=None if flow.address is None else _endpoint(flow.address, flow.facts.port),
+                address=self._endpoint(),
             )
         )
+
+    def _endpoint(self) -> str | None:
+        address = self._flow.address
+        if address is not self._address:
+            self._address = address
+            self._address_text = None if address is None else _endpoint(address, self._flow.facts.port)
+        return self._address_text
 
     def problem(self, reason: str, detail: str) -> None:
         """Tell of something that the operator should know."""
@@ -92,7 +101,7 @@ class Recorder:
             rule=decision.matched if decision is not None else None,
             detail=detail,
             remedy=remedy,
-            address=None if flow.address is None else _endpoint(flow.address, flow.facts.port),
+            address=self._endpoint(),
             bytes_up=flow.bytes_up,
             bytes_down=flow.bytes_down,
             requests=flow.requests,

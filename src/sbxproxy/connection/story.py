@@ -9,8 +9,9 @@ flow is judged by the new policy anyway, and from it on the update finds the flo
 
 from __future__ import annotations
 
-__all__ = ["narrow", "serve_flow"]
+__all__ = ["narrow", "resume_flow", "serve_flow"]
 
+import socket
 from contextlib import suppress
 from typing import assert_never
 
@@ -49,24 +50,36 @@ async def serve_flow(context: Context, client: PeekedStream, ask: Ask) -> bytes 
     """
     flow = Flow(sandbox=context.sandbox, front=ask.front, facts=Facts(host=ask.host, port=ask.port, wire=ask.wire))
     context.flows[flow.id] = flow
-    story = _Story(context, flow, client, ask)
-    try:
-        with flow.scope:
-            await story.run()
-    except BaseException:
-        flow.ended = flow.ended or "cancelled"
-        raise
-    finally:
-        flow.ended = flow.ended or "cancelled"
-        context.emit(story.record.summary())
-        try:
-            if story.leftover is None:
-                await close(story.client, hard=flow.ended not in CLEAN_ENDS and not story.orderly)
-        finally:
-            del context.flows[flow.id]
-            story.first_bytes.release()
-            flow.finish()
-    return story.leftover
+    return await _Story(context, flow, client, ask).carry()
+
+
+async def resume_flow(
+    context: Context,
+    flow: Flow,
+    client: PeekedStream,
+    ask: Ask,
+    *,
+    accepted: bool,
+    deadline: float | None,
+    begun: tuple[socket.socket, IPAddress] | None,
+    problem: UpstreamError | ClientProtocolError | LimitError | None,
+) -> None:
+    """Carry a flow that was begun without a task to its end; this owns *client*.
+
+    Args:
+        context: its sandbox's.
+        flow: the flow, in the table of live flows; on facts that don't tell of the first bytes, undecided.
+        client: the program's side, with all that was read from it still to be consumed.
+        ask: the wish.
+        accepted: whether the client was told to go ahead.
+        deadline: by Trio's clock, when its first message must be there, if that was begun to be waited for.
+        begun: a connecting that was begun and takes longer than usual, and the address it is to.
+        problem: what has come of the flow already.
+    """
+    story = _Story(context, flow, client, ask, accepted=accepted, problem=problem)
+    story.first_bytes.deadline = deadline
+    story.upstream.begun = begun
+    await story.carry()
 
 
 class _Story:
@@ -75,6 +88,7 @@ class _Story:
     Attributes:
         client: the program's side; within TLS once that is terminated.
         leftover: the next request's bytes, for another flow.
+        upstream: the other side.
         orderly: the client was told how it ended, so that a reset would be one too many.
     """
 
@@ -82,28 +96,61 @@ class _Story:
         "_accepted",
         "_ask",
         "_context",
+        "_problem",
         "_resolved",
-        "_upstream",
         "client",
         "first_bytes",
         "flow",
         "leftover",
         "orderly",
         "record",
+        "upstream",
     )
 
-    def __init__(self, context: Context, flow: Flow, client: PeekedStream, ask: Ask) -> None:
+    def __init__(
+        self,
+        context: Context,
+        flow: Flow,
+        client: PeekedStream,
+        ask: Ask,
+        *,
+        accepted: bool = False,
+        problem: UpstreamError | ClientProtocolError | LimitError | None = None,
+    ) -> None:
         self._context = context
         self._ask = ask
-        self._accepted = False
+        self._accepted = accepted
+        self._problem = problem
         self._resolved: tuple[IPAddress, ...] | None = None
         self.client = client
         self.flow = flow
         self.first_bytes = FirstBytes(context, client)
         self.record = Recorder(context, flow)
-        self._upstream = Upstream(context, flow, self.record)
+        self.upstream = Upstream(context, flow, self.record)
         self.leftover: bytes | None = None
         self.orderly = False
+
+    async def carry(self) -> bytes | None:
+        """Run, and see to the end, whatever it is; returns what ``serve_flow`` does."""
+        flow, context = self.flow, self._context
+        try:
+            with flow.scope:
+                await self.run()
+        except BaseException:
+            flow.ended = flow.ended or "cancelled"
+            raise
+        finally:
+            flow.ended = flow.ended or "cancelled"
+            context.emit(self.record.summary())
+            try:
+                if self.leftover is None:
+                    await close(self.client, hard=flow.ended not in CLEAN_ENDS and not self.orderly)
+            finally:
+                del context.flows[flow.id]
+                self.first_bytes.release()
+                self.upstream.forget_begun()
+                flow.finish()
+        return self.leftover
 
     # -- the story
 
@@ -111,6 +158,8 @@ class _Story:
         """Decide, and carry the decision out."""
         flow = self.flow
         try:
+            if self._problem is not None:
+                raise self._problem
             while True:
                 decision = await self._decide()
                 match decision:
@@ -170,7 +219,7 @@ class _Story:
     async def _relay(self, decision: Relay) -> bool:
         """Connect and pass bytes; true if the first bytes call for another decision, and nothing was passed yet."""
         flow, context = self.flow, self._context
-        async with self._upstream.dialled(decision.dial, ask_for_tls=self.first_bytes.promised_tls) as upstream:
+        async with self.upstream.dialled(decision.dial, ask_for_tls=self.first_bytes.promised_tls) as upstream:
             await self._accept()
             if decision.provisional or (context.sniffers and flow.facts.wire is None):
                 if await self._first_words(upstream):
@@ -242,10 +291,10 @@ class _Story:
         try:
             if decision.dial.addresses:
                 try:
-                    if not self._upstream.reuse(decision.dial, origin):
-                        self._upstream.first = await self._upstream.open_verified(decision.dial, name)
+                    if not self.upstream.reuse(decision.dial, origin):
+                        self.upstream.first = await self.upstream.open_verified(decision.dial, name)
                 except (UpstreamError, Denied) as error:
-                    self._upstream.first = error  # told to the client as a response, inside TLS
+                    self.upstream.first = error  # told to the client as a response, inside TLS
             await self._accept()
             self.first_bytes.release()
             with trio.move_on_after(context.limits.handshake) as scope:
@@ -253,7 +302,7 @@ class _Story:
             if scope.cancelled_caught:
                 raise ClientProtocolError("client-handshake", "the client did not finish the TLS handshake in time")
         except BaseException:
-            await self._upstream.drop_first()
+            await self.upstream.drop_first()
             raise
         finally:
             context.handshakes.release()
@@ -263,14 +312,14 @@ class _Story:
             ended = await serve_http(self.client, inspector, origin=origin, pool=context.pool, limits=context.limits)
             self._served(ended)
         finally:
-            await self._upstream.drop_first()
+            await self.upstream.drop_first()
 
     async def _plain_http(self, decision: Relay) -> None:
         """Forward plain-text requests for one target; rules never apply: credentials go out inside TLS only."""
         flow, context = self.flow, self._context
         origin = Origin(str(flow.facts.host), flow.facts.port, "http")
-        async with self._upstream.dialled(decision.dial) as upstream:
-            self._upstream.first = upstream
+        async with self.upstream.dialled(decision.dial) as upstream:
+            self.upstream.first = upstream
             self.first_bytes.release()
             inspector = self._inspector(origin, None)
             ended = await serve_http(self.client, inspector, origin=origin, limits=context.limits, proxying=True)
@@ -280,7 +329,7 @@ class _Story:
 
     async def _handle(self, decision: Handle) -> None:
         """Give both ends to a third party's handler."""
-        async with self._upstream.dialled(decision.dial, ask_for_tls=self.first_bytes.promised_tls) as upstream:
+        async with self.upstream.dialled(decision.dial, ask_for_tls=self.first_bytes.promised_tls) as upstream:
             await self._accept()
             await self._hand_over(decision, upstream)
 
@@ -307,7 +356,7 @@ class _Story:
             rules=rules,
             secrets=context.secrets,
             transforms=context.transforms,
-            open=self._upstream.open,
+            open=self.upstream.open,
             report=self.record.request,
             problem=self.record.problem,
             limits=context.limits,

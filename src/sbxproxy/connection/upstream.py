@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Upstream"]
 
+import socket
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
@@ -19,6 +20,7 @@ from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
 from sbxproxy.flow import Flow
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.http.handler import Denied, Origin
+from sbxproxy.net.dial import dial as resume
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.sockets import abort, socket_below
 from sbxproxy.policy.decision import Deny, Dial, Need, Reason, Relay
@@ -59,15 +61,17 @@ class Upstream:
     """Opens connections for one flow.
 
     Attributes:
+        begun: a connecting that has begun already, and the address it is to; taken up by the first dialling that allows it.
         first: what the first request's connection came to, where it was opened before the request: a stream, or why there is none.
     """
 
-    __slots__ = ("_context", "_flow", "_record", "first")
+    __slots__ = ("_context", "_flow", "_record", "begun", "first")
 
     def __init__(self, context: Context, flow: Flow, record: Recorder) -> None:
         self._context = context
         self._flow = flow
         self._record = record
+        self.begun: tuple[socket.socket, IPAddress] | None = None
         self.first: Stream | UpstreamError | Denied | None = None
 
     def dialled(self, dial: Dial, *, ask_for_tls: bool = False) -> AbstractAsyncContextManager[PeekedStream]:
@@ -87,7 +91,7 @@ class Upstream:
         """Do as ``dialled`` does, and leave it to the caller to close what is returned."""
         flow, context = self._flow, self._context
         patience = context.limits.handshake
-        stream, address = await context.dialer(dial.addresses, dial.port)
+        stream, address = await self._dial(dial)
         upstream = peekable(stream)
         try:
             flow.address = address
@@ -103,6 +107,19 @@ class Upstream:
             await abort(upstream)
             raise
         return upstream
+
+    async def _dial(self, dial: Dial) -> tuple[Stream, IPAddress]:
+        begun, limits = self.begun, self._context.limits
+        if begun is None or begun[1] != dial.addresses[0] or dial.port != self._flow.facts.port:
+            return await self._context.dialer(dial.addresses, dial.port)
+        self.begun = None
+        return await resume(dial.addresses, dial.port, connect=limits.connect, total=limits.connect_total, begun=begun[0])
+
+    def forget_begun(self) -> None:
+        """Close a connecting that nobody took up."""
+        begun, self.begun = self.begun, None
+        if begun is not None:
+            begun[0].close()
 
     def _still_allowed(self) -> None:
         if not self._context.rejudge(self._flow):

@@ -46,13 +46,18 @@ class Verdicts:
         self._until = 0.0
         self._kept: dict[Facts, Decision | Need] = {}
 
+    def era(self, policy: Policy) -> object:
+        """Return what stays the same object for as long as answers may be given again."""
+        now, epoch = self._clock(), self._boundary.epoch()
+        if policy is not self._policy or epoch != self._epoch or now >= self._until or len(self._kept) >= MOST:
+            self._kept = {}
+            self._policy, self._epoch, self._until = policy, epoch, now + KEEP
+        return self._kept
+
     def judge(self, policy: Policy, facts: Facts) -> Decision | Need:
         """Decide as ``policy.judge.judge`` does."""
-        now, epoch = self._clock(), self._boundary.epoch()
+        self.era(policy)
         kept = self._kept
-        if policy is not self._policy or epoch != self._epoch or now >= self._until or len(kept) >= MOST:
-            kept.clear()
-            self._policy, self._epoch, self._until = policy, epoch, now + KEEP
         found = kept.get(facts)
         if found is None:
             found = judge(policy, facts, self._boundary)

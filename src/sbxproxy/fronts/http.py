@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConnectAsk", "PlainAsk", "open_http", "refusal_bytes", "send_error", "serialize"]
+__all__ = ["ESTABLISHED", "ConnectAsk", "PlainAsk", "open_connect", "open_http", "refusal_bytes", "send_error", "serialize"]
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ from sbxproxy.wire.result import Hint
 _MOST_KEPT = 512
 """Bytes of the longest head of a CONNECT whose meaning is kept."""
 
-_ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+"""The answer to a CONNECT that is accepted; what follows belongs to the tunnel."""
 
 
 async def open_http(client: PeekedStream, limits: Limits, auth: ListenerAuth | None) -> ConnectAsk | PlainAsk:
@@ -40,11 +41,8 @@ async def open_http(client: PeekedStream, limits: Limits, auth: ListenerAuth | N
         while (end := cut_request_head(client.peeked, limit=limits.head)) is Hint.NEED_MORE:
             if not await client.fill():
                 raise ClientProtocolError(Reason.BAD_REQUEST, "the connection ended inside a request head")
-        if auth is None and end <= _MOST_KEPT and b"authorization" not in client.peeked[:end].lower():
-            wish = _connect_wish(client.peeked[:end], limits.header_fields, limits.target)
-            if wish is not None:
-                client.consume(end)
-                return ConnectAsk(wish[0], wish[1], client)
+        if auth is None and (plain := _plain_connect(client, end, limits)) is not None:
+            return plain
         head = parse_request_head(client.peeked[:end], max_fields=limits.header_fields, max_target=limits.target)
         if auth is not None and not auth.allows_basic(_one(head, b"proxy-authorization")):
             raise ClientProtocolError(Reason.PROXY_AUTH, "this proxy asks for a user name and password", status=407)
@@ -64,6 +62,27 @@ async def open_http(client: PeekedStream, limits: Limits, auth: ListenerAuth | N
         await send_error(client, error)
         raise
     return ask
+
+
+def open_connect(client: PeekedStream, limits: Limits) -> ConnectAsk | None:
+    """Take a plain CONNECT whose head is there, at a port without a password; ``None``, with nothing consumed, for all else.
+
+    Raises:
+        ClientProtocolError: as ``open_http``, but the client has not been told.
+    """
+    end = cut_request_head(client.peeked, limit=limits.head)
+    return None if end is Hint.NEED_MORE else _plain_connect(client, end, limits)
+
+
+def _plain_connect(client: PeekedStream, end: int, limits: Limits) -> ConnectAsk | None:
+    head = client.peeked[:end]
+    if end > _MOST_KEPT or b"authorization" in head.lower():
+        return None
+    wish = _connect_wish(head, limits.header_fields, limits.target)
+    if wish is None:
+        return None
+    client.consume(end)
+    return ConnectAsk(wish[0], wish[1], client)
 
 
 @lru_cache(maxsize=256)
@@ -148,7 +167,7 @@ class ConnectAsk(_HttpAsk):
 
     async def accept(self) -> None:
         """Answer 200; what follows belongs to the tunnel."""
-        await self.client.send_at_once(_ESTABLISHED)
+        await self.client.send_at_once(ESTABLISHED)
 
 
 @dataclass(slots=True)

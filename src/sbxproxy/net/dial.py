@@ -6,13 +6,14 @@ surprising is how little Trio is used: its own dialling resolves again and costs
 
 from __future__ import annotations
 
-__all__ = ["dial"]
+__all__ = ["begin", "check", "dial", "failure"]
 
 import errno
 import os
 import socket
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import trio
 
@@ -49,8 +50,6 @@ _MESSAGES = {
 _IS_NON_BLOCKING = hasattr(socket, "SOCK_NONBLOCK")
 _STREAM = socket.SOCK_STREAM | (socket.SOCK_NONBLOCK if _IS_NON_BLOCKING else 0)  # Linux saves a call for each socket that way
 
-_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
-
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -61,6 +60,7 @@ async def dial(
     connect: float,
     total: float,
     stagger: float = STAGGER,
+    begun: socket.socket | None = None,
 ) -> tuple[BareStream, IPAddress]:
     """Connect by TCP to one of *addresses* and return the stream, which the caller owns, and the address.
 
@@ -74,6 +74,7 @@ async def dial(
         connect: seconds for one address.
         total: seconds for all.
         stagger: seconds.
+        begun: what ``begin`` returned for the first address, not done within its *stagger*; taken over.
 
     Raises:
         UpstreamConnectError: none connected; ``reason`` is ``connection-refused``, ``host-unreachable``,
@@ -88,10 +89,10 @@ async def dial(
             raise ValueError("dial takes canonical addresses only")
     if len(addresses) == 1:
         try:
-            return await _attempt(addresses[0], port, min(connect, total)), addresses[0]
+            return await _attempt(addresses[0], port, min(connect, total), begun), addresses[0]
         except OSError as error:
-            raise _failure([error]) from error
-    return await _race(_interleaved(addresses), port, connect=connect, total=total, stagger=stagger)
+            raise failure([error]) from error
+    return await _race(_interleaved(addresses), port, connect=connect, total=total, stagger=stagger, begun=begun)
 
 
 def _interleaved(addresses: Sequence[IPAddress]) -> list[IPAddress]:
@@ -103,16 +104,22 @@ def _interleaved(addresses: Sequence[IPAddress]) -> list[IPAddress]:
 
 
 async def _race(
-    addresses: Sequence[IPAddress], port: int, *, connect: float, total: float, stagger: float
+    addresses: Sequence[IPAddress],
+    port: int,
+    *,
+    connect: float,
+    total: float,
+    stagger: float,
+    begun: socket.socket | None,
 ) -> tuple[BareStream, IPAddress]:
     winner: tuple[BareStream, IPAddress] | None = None
     errors: list[OSError] = []
     slots = trio.Semaphore(MOST_AT_ONCE)
 
-    async def attempt(address: IPAddress, failed: trio.Event) -> None:
+    async def attempt(address: IPAddress, failed: trio.Event, begun: socket.socket | None) -> None:
         nonlocal winner
         try:
-            stream = await _attempt(address, port, connect)
+            stream = await _attempt(address, port, connect, begun)
         except OSError as error:
             errors.append(error)
             failed.set()
@@ -130,10 +137,13 @@ async def _race(
             for address in addresses:
                 await slots.acquire()
                 failed = trio.Event()
-                nursery.start_soon(attempt, address, failed)
-                with trio.move_on_after(stagger):
+                nursery.start_soon(attempt, address, failed, begun)
+                with trio.move_on_after(stagger if begun is None else 0):
                     await failed.wait()
+                begun = None
     except BaseException:
+        if begun is not None:
+            begun.close()
         # Cancelled from outside in the moment of success.
         if winner is not None:
             winner[0].close()
@@ -142,16 +152,28 @@ async def _race(
         return winner
     if nursery.cancel_scope.cancelled_caught:
         errors.append(TimeoutError(errno.ETIMEDOUT, "all addresses together took too long"))
-    raise _failure(errors)
+    raise failure(errors)
 
 
-async def _attempt(address: IPAddress, port: int, limit: float) -> BareStream:
-    """Connect to one address.
+Peer: TypeAlias = tuple[Any, ...]
+"""A socket address as ``getpeername`` returns it: host and port first."""
+
+
+def begin(address: IPAddress, port: int, text: str | None = None) -> tuple[socket.socket, Peer | None]:
+    """Begin to connect to one judged address; then, or once there is room where nobody is connected yet, ``check``.
+
+    Args:
+        address: canonical, without a scope id.
+        port: 1 to 65535.
+        text: the address as text, where it is known.
+
+    Returns:
+        The socket, which the caller owns, and whom it is connected to already, as within one host; ``None`` if it has to be waited
+        for.
 
     Raises:
         OSError: it failed; ``errno`` tells how.
     """
-    await trio.lowlevel.checkpoint_if_cancelled()
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, _STREAM, socket.IPPROTO_TCP)
     try:
@@ -160,22 +182,67 @@ async def _attempt(address: IPAddress, port: int, limit: float) -> BareStream:
         if family == socket.AF_INET6:
             # An address family's own: no IPv4 through the back door.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        where = (str(address), port)
-        code = sock.connect_ex(where)
-        if code == errno.EINPROGRESS:
-            # Within one host the answer is there by now, and asking again costs less than beginning to wait.
-            code = sock.connect_ex(where)
-        if code in _UNDER_WAY:
+        code = sock.connect_ex((text or str(address), port))
+        if code != errno.EINPROGRESS:
+            _check(code)
+        return sock, _peer(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _peer(sock: socket.socket) -> Peer | None:
+    # Within one host the answer is there by now, and asking costs less than beginning to wait.
+    try:
+        peer: Peer = sock.getpeername()
+    except OSError:  # not connected: under way, or failed, which shows when it is waited for
+        return None
+    return peer
+
+
+def check(sock: socket.socket, address: IPAddress, port: int, text: str | None = None, peer: Peer | None = None) -> None:
+    """See that a connection that ``begin`` began stands and leads where it must, and let it send without delay.
+
+    Args:
+        sock: connected, or failed if it was waited for; it stays the caller's.
+        address: as for ``begin``.
+        port: the same.
+        text: the same.
+        peer: what ``begin`` said; ``None`` once there is room.
+
+    Raises:
+        OSError: it failed, or leads elsewhere.
+    """
+    if peer is None:
+        _check(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        peer = sock.getpeername()
+    # The kernel and Python write all but a few IPv6 addresses alike.
+    if peer[1] != port or (peer[0] != (text or str(address)) and parse_address(peer[0]) != address):
+        raise OSError(errno.EPROTO, "connected to another address")
+    if sock.getsockname() == peer:
+        # TCP's simultaneous open: with nobody listening on a local port of the ephemeral range, a socket can
+        # be given that port as its own and connect to itself.
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def _attempt(address: IPAddress, port: int, limit: float, begun: socket.socket | None) -> BareStream:
+    """Connect to one address, or go on with what was *begun*.
+
+    Raises:
+        OSError: it failed; ``errno`` tells how.
+    """
+    if begun is None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+    sock, peer = begin(address, port) if begun is None else (begun, None)
+    try:
+        if peer is None:
             with trio.move_on_after(limit) as scope:
                 await trio.lowlevel.wait_writable(sock)
             if scope.cancelled_caught:
                 _check(errno.ETIMEDOUT)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code != errno.EISCONN:
-            _check(code)
-        _check_peer(sock, address, port)
+        check(sock, address, port, peer=peer)
         enable_keepalive(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return BareStream(sock)
     except BaseException:
         sock.close()
@@ -188,24 +255,8 @@ def _check(code: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _check_peer(sock: socket.socket, address: IPAddress, port: int) -> None:
-    """See that the kernel agrees on whom we are connected to.
-
-    Raises:
-        OSError: it does not, or the connection is gone already.
-    """
-    peer = sock.getpeername()
-    # The kernel and Python write all but a few IPv6 addresses alike.
-    if peer[1] != port or (peer[0] != str(address) and parse_address(peer[0]) != address):
-        raise OSError(errno.EPROTO, "connected to another address")
-    if sock.getsockname() == peer:
-        # TCP's simultaneous open: with nobody listening on a local port of the ephemeral range, a socket can
-        # be given that port as its own and connect to itself.
-        raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
-
-
-def _failure(errors: Sequence[OSError]) -> UpstreamConnectError | LimitError:
-    """Make one error out of one or more."""
+def failure(errors: Sequence[OSError]) -> UpstreamConnectError | LimitError:
+    """Make one error out of those of one or more addresses."""
     if any(error.errno in _EXHAUSTED for error in errors):
         return LimitError("flows")
     reasons = {_REASONS.get(error.errno or 0, "connect-failed") for error in errors}

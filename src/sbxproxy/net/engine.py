@@ -18,12 +18,13 @@ one step.
 
 from __future__ import annotations
 
-__all__ = ["CAN_RUN", "Engine"]
+__all__ = ["CAN_RUN", "Engine", "News"]
 
 import math
 import select
 import socket
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 
 import trio
@@ -31,7 +32,7 @@ import trio
 from sbxproxy.net.direction import CHUNK, SPLICE_PER_TURN, Broken
 from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.pipes import PipePool, pipe_pool
-from sbxproxy.net.sockets import AnySocket
+from sbxproxy.net.sockets import AnySocket, enable_keepalive
 from sbxproxy.net.tunnel import Lane, State, Tunnel
 
 CAN_RUN = hasattr(select, "epoll")
@@ -45,6 +46,9 @@ PUMP_COST = 32 * 1024
 EVENTS = 256
 """Events taken from epoll at once. More are left for the next turn."""
 
+CALLS = 8
+"""Watchers told in a turn: what a new connection takes until it is judged is about as much as copying two chunks."""
+
 LOOK = 2.0
 """Seconds between two looks for sockets that were closed by somebody else; with 10,000 tunnels one takes about 2 ms."""
 
@@ -53,34 +57,65 @@ if CAN_RUN:
     _ROOM = select.EPOLLOUT
     _ONE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
     _BEHIND = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+    _CONNECTED = select.EPOLLOUT | select.EPOLLONESHOT
     _ROOM_OR_WORSE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
-class _Woken(Enum):
-    """Why a task no longer waits for a socket."""
+class News(Enum):
+    """Why a socket is no longer waited for."""
 
     READY = auto()
+    """It has bytes, or room: what was waited for, and nothing else."""
+
+    OTHER = auto()
+    """There is an end, an error or urgent data, perhaps beside that."""
+
     LATE = auto()
+    """The time is up."""
+
     CLOSED = auto()
+    """It was closed, or the engine was stopped."""
+
+
+Tell = Callable[[News], None]
 
 
 class _Wait:
-    """A task that waits for a socket."""
+    """A socket that is waited for, and whom to tell."""
 
-    __slots__ = ("number", "sock", "task", "until", "woken")
+    __slots__ = ("good", "news", "number", "sock", "tell", "until")
 
-    def __init__(self, task: trio.lowlevel.Task, sock: socket.socket, number: int, until: float) -> None:
-        self.task = task
+    def __init__(self, sock: socket.socket, number: int, until: float, tell: Tell, good: int) -> None:
         self.sock = sock
         self.number = number
         self.until = until
-        self.woken = _Woken.READY
+        self.tell = tell
+        self.good = good  # the events that are nothing but what was waited for; 0 for a task, which is told at once
+        self.news: News | None = None  # what to tell when its turn has come
 
 
 class Engine:
-    """Moves bytes for any number of tunnels of one event loop while ``run`` is running."""
+    """Moves bytes for any number of tunnels of one event loop while ``run`` is running.
 
-    __slots__ = ("_due", "_epoll", "_greedy", "_lanes", "_pipes", "_ready", "_scope", "_scratch", "_tunnels", "_waits")
+    Attributes:
+        now: Trio's time at the beginning of this turn, for those who are called in it.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_clock",
+        "_due",
+        "_epoll",
+        "_greedy",
+        "_lanes",
+        "_pipes",
+        "_ready",
+        "_scope",
+        "_scratch",
+        "_tunnels",
+        "_waits",
+        "now",
+    )
 
     def __init__(self) -> None:
         """Make one; no I/O."""
@@ -89,11 +124,14 @@ class Engine:
         self._scratch = memoryview(bytearray(CHUNK))
         self._tunnels: dict[Tunnel, None] = {}
         self._waits: dict[int, _Wait] = {}
+        self._calls: deque[_Wait] = deque()  # whom to tell next
         self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by descriptor: the lane that reads it, the one that writes it
         self._ready: deque[Lane] = deque()
         self._greedy: deque[Lane] = deque()
         self._due = math.inf
         self._scope = trio.CancelScope()
+        self._clock: Callable[[], float] = trio.current_time
+        self.now = 0.0
 
     def __repr__(self) -> str:
         return f"<Engine {len(self._tunnels)} tunnels{'' if self.running else ', not running'}>"
@@ -122,6 +160,8 @@ class Engine:
             task_status.started()
             await trio.sleep_forever()
         self._pipes = pipe_pool()
+        self._clock = trio.lowlevel.current_clock().current_time
+        self.now = self._clock()
         with select.epoll() as epoll:
             self._epoll = epoll
             try:
@@ -136,9 +176,10 @@ class Engine:
                 for tunnel in tuple(self._tunnels):
                     self._end(tunnel, "stopped")
                 for wait in tuple(self._waits.values()):
-                    self._wake(wait, _Woken.CLOSED)
+                    self._tell(wait, News.CLOSED)
                 self._ready.clear()
                 self._greedy.clear()
+                self._calls.clear()
                 self._set_due(math.inf)
 
     def take(
@@ -151,6 +192,8 @@ class Engine:
         closing: bool = False,
         up: bytes = b"",
         down: bytes = b"",
+        watched: bool = False,
+        probe: bool = False,
     ) -> Tunnel | None:
         """Begin to copy bytes both ways between two connected stream sockets; ``carry`` has to be awaited at once.
 
@@ -165,6 +208,8 @@ class Engine:
             closing: the caller closes both sockets at once, so that the second end need not be passed on before that.
             up: bytes that were read from the client before, and go first.
             down: the same from the upstream.
+            watched: the client's socket was waited for before.
+            probe: let the kernel probe the upstream, should the tunnel live for longer than most do.
 
         Returns:
             What to ``carry``; ``None`` if the engine can't take the pair, and nothing has been sent.
@@ -174,7 +219,7 @@ class Engine:
         """
         if self._epoll is None or self._pipes is None:
             return None
-        now = trio.current_time()
+        now = self.now = self._clock()
         tunnel = Tunnel(
             client,
             upstream,
@@ -188,10 +233,13 @@ class Engine:
         )
         if not tunnel.is_open():
             tunnel.ended = "closed"
-        elif not self._register(tunnel, self._epoll):
+        elif not self._register(tunnel, self._epoll, watched=watched):
             return None
         else:
-            self._set_due(min(self._due, now + min(tunnel.idle, LOOK)))
+            due = now + min(tunnel.idle, LOOK)
+            if due < self._due:
+                self._set_due(due)
+            tunnel.probe = probe
             if up:
                 self._advance(tunnel.up, None)
             if down and tunnel.ended is None:
@@ -204,10 +252,11 @@ class Engine:
         Cancelling this is immediate, with an unknown part of what was read sent.
         """
         if tunnel.ended is None:
-            tunnel.task = trio.lowlevel.current_task()
+            task = trio.lowlevel.current_task()
+            tunnel.tell = lambda _ended: trio.lowlevel.reschedule(task)
 
             def abort(_: object) -> trio.lowlevel.Abort:
-                tunnel.task = None
+                tunnel.tell = None
                 self._end(tunnel, "closed")
                 return trio.lowlevel.Abort.SUCCEEDED
 
@@ -217,9 +266,13 @@ class Engine:
         assert tunnel.ended is not None
         return tunnel.ended
 
+    def time(self) -> float:
+        """Return Trio's time: a third of the calls that ``trio.current_time`` takes."""
+        return self._clock()
+
     # -- the tunnels
 
-    def _register(self, tunnel: Tunnel, epoll: select.epoll) -> bool:
+    def _register(self, tunnel: Tunnel, epoll: select.epoll, *, watched: bool) -> bool:
         numbers = tunnel.numbers
         if numbers[0] == numbers[1]:
             raise trio.BusyResourceError("a socket can't be both ends of a tunnel")
@@ -232,9 +285,13 @@ class Engine:
         try:
             for number in numbers:
                 try:
-                    epoll.register(number, _NEWS)
-                except FileExistsError:  # it was waited for
+                    # Said anew, since that makes epoll look: what came meanwhile is not missed.
+                    epoll.modify(number, _NEWS) if watched else epoll.register(number, _NEWS)
+                except FileExistsError:
                     epoll.modify(number, _NEWS)
+                except FileNotFoundError:
+                    epoll.register(number, _NEWS)
+                watched = False
         except OSError:  # no memory, or more than /proc/sys/fs/epoll/max_user_watches
             return False
         self._lanes[numbers[0]] = (tunnel.up, tunnel.down)
@@ -260,6 +317,57 @@ class Engine:
             trio.ClosedResourceError: it is or was closed; that it was is noticed within seconds, or by ``forget``.
             OSError: epoll can't take it.
         """
+        task, news = trio.lowlevel.current_task(), News.CLOSED
+
+        def tell(told: News) -> None:
+            nonlocal news
+            news = told
+            trio.lowlevel.reschedule(task)
+
+        self._wait(sock, until, tell, _ONE, 0, again=False)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self.ignore(sock)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if news is News.CLOSED:
+            raise trio.ClosedResourceError("this socket was closed")
+        return news is not News.LATE
+
+    def watch(self, sock: socket.socket, tell: Tell, until: float = math.inf, *, room: bool = False, again: bool = False) -> None:
+        """Call *tell* once *sock* has bytes, or *room* for some, an end or an error, or until *until* has come.
+
+        For whoever is no task: it is called from the engine's own, a few at a time, and must not raise, nor work for longer
+        than moving a chunk takes. ``News.READY`` is an edge: what came with the bytes that are read then is told anew to
+        ``take`` alone, so whoever watches *again* has read until the socket was dry.
+
+        Args:
+            sock: a connected, non-blocking socket, that nobody else waits for.
+            tell: called once, unless ``ignore`` is called before.
+            until: by Trio's clock; noticed within a tenth of a second.
+            room: wait for room instead; the end of a connecting counts as that.
+            again: it was watched before, in the same way.
+
+        Raises:
+            RuntimeError, trio.BusyResourceError, trio.ClosedResourceError, OSError: as for ``readable``.
+        """
+        mask, good = (_CONNECTED, select.EPOLLOUT) if room else (_NEWS, select.EPOLLIN)
+        self._wait(sock, until, tell, mask, good, again=again)
+
+    def ignore(self, sock: socket.socket) -> None:
+        """Forget that *sock* was waited for, and tell nobody; again is harmless."""
+        wait = self._waits.get(sock.fileno())
+        if wait is not None and wait.sock is sock:
+            del self._waits[wait.number]
+
+    def forget(self, sock: socket.socket) -> None:
+        """Tell whoever waits for *sock*, which is about to be closed."""
+        wait = self._waits.get(sock.fileno())
+        if wait is not None:
+            self._tell(wait, News.CLOSED)
+
+    def _wait(self, sock: socket.socket, until: float, tell: Tell, mask: int, good: int, *, again: bool) -> None:
         epoll, number = self._epoll, sock.fileno()
         if epoll is None:
             raise RuntimeError("this engine is not running")
@@ -268,49 +376,40 @@ class Engine:
         before = self._waits.get(number)
         if before is not None:
             if before.sock.fileno() == number:
-                raise trio.BusyResourceError("another task is waiting for this socket")
-            self._wake(before, _Woken.CLOSED)
-        try:
-            epoll.register(number, _ONE)
-        except FileExistsError:
-            epoll.modify(number, _ONE)
-        wait = _Wait(trio.lowlevel.current_task(), sock, number, until)
-        self._waits[number] = wait
-        self._set_due(min(self._due, until, trio.current_time() + LOOK))
+                raise trio.BusyResourceError("somebody else waits for this socket")
+            self._tell(before, News.CLOSED)
+        if not again:
+            try:
+                epoll.register(number, mask)
+            except FileExistsError:
+                epoll.modify(number, mask)
+        self._waits[number] = _Wait(sock, number, until, tell, good)
+        due = min(until, self._clock() + LOOK)
+        if due < self._due:
+            self._set_due(due)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._waits[number]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        if wait.woken is _Woken.CLOSED:
-            raise trio.ClosedResourceError("this socket was closed")
-        return wait.woken is _Woken.READY
-
-    def forget(self, sock: socket.socket) -> None:
-        """Wake whoever waits for *sock*, which is about to be closed."""
-        wait = self._waits.get(sock.fileno())
-        if wait is not None:
-            self._wake(wait, _Woken.CLOSED)
-
-    def _wake(self, wait: _Wait, woken: _Woken) -> None:
+    def _tell(self, wait: _Wait, news: News) -> None:
         del self._waits[wait.number]
-        wait.woken = woken
-        trio.lowlevel.reschedule(wait.task)
+        wait.tell(news)
 
     # -- ends
 
+    def cut(self, tunnel: Tunnel) -> None:
+        """End *tunnel* as ``closed``; again is harmless."""
+        if tunnel.ended is None:
+            self._end(tunnel, "closed")
+
     def _end(self, tunnel: Tunnel, ended: Ended) -> None:
-        """Take *tunnel* out and wake its task."""
+        """Take *tunnel* out and tell whoever waits for that."""
         del self._tunnels[tunnel]
         tunnel.ended = ended
         tunnel.leave()
         # The sockets are about to be closed, and leave epoll by themselves then.
         for number in tunnel.numbers:
             del self._lanes[number]
-        if tunnel.task is not None:
-            trio.lowlevel.reschedule(tunnel.task)
-            tunnel.task = None
+        tell, tunnel.tell = tunnel.tell, None
+        if tell is not None:
+            tell(ended)
 
     # -- time
 
@@ -321,13 +420,13 @@ class Engine:
 
     def _look(self) -> None:
         """End tunnels that were silent for too long or lost a socket, and say when to look again."""
-        now = trio.current_time()
+        now = self.now = self._clock()
         due, shortest = math.inf, math.inf
         for wait in tuple(self._waits.values()):
             if wait.sock.fileno() != wait.number:
-                self._wake(wait, _Woken.CLOSED)
+                self._tell(wait, News.CLOSED)
             elif wait.until <= now:
-                self._wake(wait, _Woken.LATE)
+                self._tell(wait, News.LATE)
             else:
                 due = min(due, wait.until, now + LOOK)
         for tunnel in tuple(self._tunnels):
@@ -337,6 +436,9 @@ class Engine:
             elif over <= now:
                 self._end(tunnel, "idle")
             else:
+                if tunnel.probe:
+                    tunnel.probe = False
+                    enable_keepalive(tunnel.upstream)
                 due = min(due, over, now + LOOK)
                 shortest = min(shortest, tunnel.idle)
         # Limits that run out one after the other are not worth a look each.
@@ -347,7 +449,7 @@ class Engine:
     async def _serve(self, epoll: select.epoll) -> None:
         number = epoll.fileno()
         while True:
-            if self._ready or self._greedy:
+            if self._ready or self._greedy or self._calls:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(number)
@@ -356,13 +458,21 @@ class Engine:
     def _turn(self, epoll: select.epoll) -> None:
         """Take the news and move bytes, but not for long."""
         lanes, ready, greedy = self._lanes, self._ready, self._greedy
+        self.now = self._clock()
         for number, flags in epoll.poll(0, EVENTS):
             pair = lanes.get(number)
             if pair is None:
                 wait = self._waits.get(number)
-                if wait is not None:
-                    self._wake(wait, _Woken.READY)
-                continue  # else its tunnel or its waiting is over, and it wasn't closed yet
+                if wait is None:
+                    pass  # its tunnel or its waiting is over, and it wasn't closed yet
+                elif not wait.good:
+                    self._tell(wait, News.READY)
+                elif wait.news is None:
+                    wait.news = News.OTHER if flags & ~wait.good else News.READY
+                    self._calls.append(wait)
+                elif flags & ~wait.good:
+                    wait.news = News.OTHER
+                continue
             reads, writes = pair
             if flags & _BEHIND:
                 reads.careful = True
@@ -372,6 +482,11 @@ class Engine:
             if flags & _ROOM_OR_WORSE and writes.state is State.FULL:
                 writes.state = State.QUEUED
                 ready.append(writes)
+        for _ in range(min(CALLS, len(self._calls))):
+            wait = self._calls.popleft()
+            if self._waits.get(wait.number) is wait:  # else it was told meanwhile, or is ignored
+                assert wait.news is not None
+                self._tell(wait, wait.news if wait.sock.fileno() == wait.number else News.CLOSED)
         left = TURN
         while ready and left > 0:
             left -= self._advance(ready.popleft(), self._scratch)
@@ -387,7 +502,7 @@ class Engine:
         tunnel, epoll = lane.tunnel, self._epoll
         assert epoll is not None
         try:
-            moved = lane.begin() if scratch is None else lane.pump(scratch)
+            moved = lane.pump(scratch, self.now)
             match lane.state:
                 case State.FULL:
                     # Said anew each time: that makes epoll look, so room made meanwhile is not missed.

@@ -60,30 +60,33 @@ class Slots:
 
     Attributes:
         limit: the name of the ``Limits`` field that it stands for.
-        free: how many more this bound allows; the wider one may allow fewer.
+        free: how many more this bound allows; the wider one may allow fewer. It is read only.
     """
 
-    __slots__ = ("_semaphore", "_within", "limit")
+    __slots__ = ("_line", "_total", "_within", "free", "limit")
 
     def __init__(self, total: int, *, limit: str = "flows", within: Slots | None = None) -> None:
         """Allow *total* at once, each of which takes a slot of *within* too."""
         self.limit = limit
-        self._semaphore = trio.Semaphore(total, max_value=total)
+        self.free = self._total = total
+        self._line: trio.lowlevel.ParkingLot | None = None  # while somebody waits
         self._within = within
-
-    @property
-    def free(self) -> int:
-        """How many more this bound allows."""
-        return self._semaphore.value
 
     async def acquire(self) -> None:
         """Take a slot, waiting in line for one. Cancelled, nothing is taken."""
-        await self._semaphore.acquire()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.free:
+            self.free -= 1
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            if self._line is None:
+                self._line = trio.lowlevel.ParkingLot()
+            await self._line.park()
         if self._within is not None:
             try:
                 await self._within.acquire()
             except BaseException:
-                self._semaphore.release()
+                self._give_back()
                 raise
 
     def acquire_nowait(self) -> None:
@@ -92,16 +95,11 @@ class Slots:
         Raises:
             LimitError: none is free; it names the bound that was reached.
         """
-        try:
-            self._semaphore.acquire_nowait()
-        except trio.WouldBlock:
-            raise LimitError(self.limit) from None
+        if not self.free:
+            raise LimitError(self.limit)
         if self._within is not None:
-            try:
-                self._within.acquire_nowait()
-            except LimitError:
-                self._semaphore.release()
-                raise
+            self._within.acquire_nowait()
+        self.free -= 1
 
     def release(self) -> None:
         """Give a slot back.
@@ -109,9 +107,18 @@ class Slots:
         Raises:
             ValueError: more are given back than were taken.
         """
-        self._semaphore.release()
+        self._give_back()
         if self._within is not None:
             self._within.release()
+
+    def _give_back(self) -> None:
+        if self._line is not None:
+            if self._line.unpark():  # who goes first in line has it now
+                return
+            self._line = None
+        if self.free >= self._total:
+            raise ValueError("a slot was given back that was never taken")
+        self.free += 1
 
     def bound(self, handler: Callable[[_Stream], Awaitable[object]]) -> Callable[[_Stream], Awaitable[None]]:
         """Make a handler for ``trio.serve_listeners`` that gives back what a ``BoundedListener`` took.

@@ -146,19 +146,25 @@ class SystemResolver:
                 ``resolve-timeout`` (status 504) or ``resolver-failed``.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if (known := self.known(name)) is not None:
+            return known
+        if (kept := self._cache.get(name)) is not None:
+            raise _no_such_name() if kept[1] is None else _no_address()
+        if canonical_hostname(name) != name:  # nothing else was ever kept
+            raise UpstreamResolveError("not a canonical host name")
+        return await self._join(name)
+
+    def known(self, name: Hostname) -> tuple[IPAddress, ...] | None:
+        """Return the addresses of *name* that ``resolve`` would give at once; ``None`` if it would have to ask, or raise."""
         if (fixed := self._overrides.get(name)) is not None:
             return fixed
         if (kept := self._cache.get(name)) is not None:
             expires, addresses = kept
             if trio.current_time() < expires:
                 self._cache.move_to_end(name)
-                if not addresses:
-                    raise _no_such_name() if addresses is None else _no_address()
-                return addresses
+                return addresses or None
             del self._cache[name]
-        if canonical_hostname(name) != name:  # nothing else was ever kept
-            raise UpstreamResolveError("not a canonical host name")
-        return await self._join(name)
+        return None
 
     async def _join(self, name: Hostname) -> tuple[IPAddress, ...]:
         """Wait for the look-up of *name*, which is begun if there is none."""

@@ -22,6 +22,7 @@ async def serve_bounded(
     slots: Slots,
     *,
     flows: trio.Nursery,
+    admit: Callable[[trio.abc.Stream], bool] = lambda _stream: False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept on *listeners* while slots are free and run ``handler(stream)`` for each connection, until cancelled.
@@ -34,6 +35,7 @@ async def serve_bounded(
         listeners: open ones; taken over.
         slots: bound the connections of all of them together.
         flows: the handlers run in it; it has to outlive this call.
+        admit: takes a connection over, with its slot, and says so; else the handler carries it.
         task_status: started once connections are accepted.
 
     Raises:
@@ -45,7 +47,8 @@ async def serve_bounded(
         async with listener:
             while True:
                 stream = await listener.accept()
-                flows.start_soon(handle, stream)
+                if not admit(stream):
+                    flows.start_soon(handle, stream)
 
     async with trio.open_nursery() as nursery:
         for listener in listeners:

@@ -6,7 +6,17 @@ relay failed a truncated answer would pass for a whole one. A reset can't be tak
 
 from __future__ import annotations
 
-__all__ = ["AnySocket", "abort", "bare_socket", "close_now", "drop", "enable_keepalive", "is_tcp", "socket_below"]
+__all__ = [
+    "AnySocket",
+    "abort",
+    "bare_socket",
+    "close_now",
+    "drop",
+    "enable_keepalive",
+    "is_tcp",
+    "reset_on_close",
+    "socket_below",
+]
 
 import socket
 import struct
@@ -107,9 +117,14 @@ async def abort(stream: trio.abc.AsyncResource) -> None:
     """
     sock = socket_below(stream)
     if sock is not None:
-        with suppress(OSError):  # closed already, or no TCP
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        reset_on_close(sock)
     await drop(stream)
+
+
+def reset_on_close(sock: AnySocket) -> None:
+    """Let closing *sock* be a reset; one that is closed already, or not TCP, is left as it is."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 def enable_keepalive(sock: _Options) -> None:

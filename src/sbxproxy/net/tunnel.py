@@ -22,10 +22,9 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import NoReturn
-
-import trio
 
 from sbxproxy.net import direction
 from sbxproxy.net.direction import CHUNK, CHUNKS_PER_TURN, SPLICE_FLAGS, SPLICE_PER_TURN, Broken
@@ -62,11 +61,12 @@ class Tunnel:
         idle: seconds without a byte after which it ends; infinity for no bound.
         moved: when a byte moved last, by Trio's clock.
         numbers: the descriptors' numbers at the beginning, client's and upstream's.
-        task: the task to wake, once it is parked.
+        tell: told why it is over, once somebody waits for that.
         ended: why it is over; ``None`` before.
+        probe: whether the kernel is still to be asked to probe the upstream.
     """
 
-    __slots__ = ("client", "closing", "count", "down", "ended", "idle", "moved", "numbers", "task", "up", "upstream")
+    __slots__ = ("client", "closing", "count", "down", "ended", "idle", "moved", "numbers", "probe", "tell", "up", "upstream")
 
     def __init__(
         self,
@@ -89,7 +89,8 @@ class Tunnel:
         self.count = count
         self.moved = now
         self.numbers = (client.fileno(), upstream.fileno())
-        self.task: trio.lowlevel.Task | None = None
+        self.tell: Callable[[Ended], None] | None = None
+        self.probe = False
         self.ended: Ended | None = None
         self.up = Lane(self, client, upstream, up, pipes)
         self.down = Lane(self, upstream, client, down, pipes)
@@ -141,20 +142,18 @@ class Lane:
         """Stop, for good; a pipe with bytes in it is closed by the pool, never lent again."""
         self.state = State.DONE
         self._pending = b""
+        del self.tunnel  # each would keep the other until garbage is collected
         self._give_back()
         if self._splices:
             self._splices = False
             self._pipes.leave()
 
-    def begin(self) -> int:
-        """Send what was read before the tunnel was made; as ``pump``, but reads nothing."""
-        return self._go(None)
-
-    def pump(self, scratch: memoryview) -> int:
+    def pump(self, scratch: memoryview | None, now: float) -> int:
         """Move bytes until something stops it, and put that into ``state``.
 
         Args:
-            scratch: a buffer of ``CHUNK`` bytes that is anybody's before and after.
+            scratch: a buffer of ``CHUNK`` bytes that is anybody's before and after; ``None`` to send only what was read before.
+            now: Trio's time.
 
         Returns:
             How many bytes the sink took; they are counted already, even if this raises.
@@ -162,9 +161,6 @@ class Lane:
         Raises:
             Broken: a socket failed.
         """
-        return self._go(scratch)
-
-    def _go(self, scratch: memoryview | None) -> int:
         before = self._took
         try:
             self.state = self._move(scratch)
@@ -176,7 +172,7 @@ class Lane:
                     tunnel.count.bytes_up += moved
                 else:
                     tunnel.count.bytes_down += moved
-                tunnel.moved = trio.current_time()
+                tunnel.moved = now
         return moved
 
     def _move(self, scratch: memoryview | None) -> State:

@@ -10,7 +10,7 @@ __all__ = ["Doors", "Opener"]
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.abc import Listener, Stream
@@ -29,6 +29,9 @@ from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.serve import serve_bounded
 from sbxproxy.net.sockets import abort, drop
 from sbxproxy.policy.decision import Reason
+
+if TYPE_CHECKING:
+    from sbxproxy.connection.express import Express
 
 DNS_PORT = 53
 
@@ -69,6 +72,7 @@ class Doors:
         opener: Opener,
         *,
         aside: Callable[[Stream], Awaitable[bool]] | None = None,
+        express: bool = False,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept connections until ``stop_accepting`` and the end of those that are open, or until cancelled; closes *listeners*.
@@ -77,6 +81,7 @@ class Doors:
             listeners: open listeners.
             opener: the front.
             aside: serves a connection that is no flow, and says whether it was one; asked first.
+            express: *opener* is the explicit front's and asks for no password: plain tunnels may go the short way.
             task_status: started once connections are accepted.
         """
 
@@ -89,10 +94,18 @@ class Doors:
         try:
             with serving:
                 async with trio.open_nursery() as flows:
-                    with accepting:
-                        async with trio.open_nursery() as nursery:
-                            await nursery.start(partial(serve_bounded, accept, listeners, self._slots, flows=flows))
-                            task_status.started()
+                    short = _ShortWay(self._open_express, self._is_running, opener, flows) if express else None
+                    admit = (lambda _stream: False) if short is None else short.admit
+                    try:
+                        with accepting:
+                            async with trio.open_nursery() as nursery:
+                                await nursery.start(
+                                    partial(serve_bounded, accept, listeners, self._slots, flows=flows, admit=admit)
+                                )
+                                task_status.started()
+                    finally:
+                        if short is not None:
+                            short.finish()
         finally:
             self._serving.discard(serving)
             self._accepting.discard(accepting)
@@ -159,18 +172,25 @@ class Doors:
         for scope in (*self._accepting, *self._serving):
             scope.cancel(reason=why)
 
-    def _failed(self, group: BaseExceptionGroup[Exception]) -> None:
+    def _failed(self, group: BaseException) -> None:
         # Kinds only: the text of an exception may quote what the client sent, or a secret.
         self._problem("internal-error", f"a connection failed with {kinds(group)}")
 
-    async def _serve_stream(self, stream: Stream, opener: Opener, aside: Callable[[Stream], Awaitable[bool]] | None) -> None:
+    async def _serve_stream(
+        self,
+        stream: Stream,
+        opener: Opener,
+        aside: Callable[[Stream], Awaitable[bool]] | None,
+        since: float | None = None,
+    ) -> None:
         client = peekable(stream)
         if isinstance(client, BareStream):
             client.engine = self._context.engine
         try:
             if aside is not None and await aside(stream):
                 return
-            while (ask := await self._ask(client, opener)) is not None:
+            while (ask := await self._ask(client, opener, since or trio.current_time())) is not None:
+                since = None
                 leftover = await (self._serve_ask(client, ask) if self._serve_flow is None else self._carry(client, ask))
                 if leftover is None:
                     return
@@ -178,9 +198,30 @@ class Doors:
         except* Exception as group:  # noqa: BLE001 - nothing of one connection can end another's
             self._failed(group)
 
-    async def _ask(self, client: PeekedStream, opener: Opener) -> Ask | None:
+    def _open_express(self, opener: Opener, flows: trio.Nursery) -> Express | None:
+        """Make the short way for plain tunnels; ``None`` while there is none, and where others have a part in each connection."""
+        context = self._context
+        if self._serve_flow is None or context.engine is None or not context.dials_tcp or context.sniffers or context.policies:
+            return None
+        from sbxproxy.connection.express import Express  # noqa: PLC0415 - it needs what is ``BEHIND``
+
+        def done(client: BareStream) -> None:
+            client.close()
+            self._slots.release()
+
+        express = Express(
+            context,
+            context.engine,
+            start=partial(flows.start_soon, name="sbxproxy connection"),
+            ordinary=lambda client, since: self._serve_stream(client, opener, None, since),
+            done=done,
+            broke=self._failed,
+        )
+        flows.start_soon(express.keep)
+        return express
+
+    async def _ask(self, client: PeekedStream, opener: Opener, started: float) -> Ask | None:
         """Let the front read whom the client wants; ``None`` after telling it what was wrong."""
-        started = trio.current_time()
         try:
             with Until(client, started + self._context.limits.first_bytes):
                 return await opener(client)
@@ -221,3 +262,31 @@ class Doors:
             reason=str(reason), rule=None, detail=detail, address=None, bytes_up=0, bytes_down=0, requests=0, duration=duration,
             ended="denied",
         )  # fmt: skip
+
+
+class _ShortWay:
+    """The short way of one group of listeners, which opens once connections can be carried at all."""
+
+    __slots__ = ("_express", "_flows", "_is_running", "_open", "_opener")
+
+    def __init__(
+        self,
+        open_express: Callable[[Opener, trio.Nursery], Express | None],
+        is_running: Callable[[], bool],
+        opener: Opener,
+        flows: trio.Nursery,
+    ) -> None:
+        self._open = open_express
+        self._is_running = is_running
+        self._opener = opener
+        self._flows = flows
+        self._express: Express | None = None
+
+    def admit(self, stream: Stream) -> bool:
+        if self._express is None:
+            self._express = self._open(self._opener, self._flows)
+        return self._express is not None and type(stream) is BareStream and self._is_running() and self._express.admit(stream)
+
+    def finish(self) -> None:
+        if self._express is not None:
+            self._express.finish()

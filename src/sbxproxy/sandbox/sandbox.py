@@ -292,7 +292,8 @@ class Sandbox:
 
         unregister = self._register([endpoint for listener in listeners for endpoint in local_endpoints(listener)])
         try:
-            await self._doors.serve(listeners, opener, task_status=task_status)
+            express = auth is None and not trusted_proxies
+            await self._doors.serve(listeners, opener, express=express, task_status=task_status)
         finally:
             unregister()
 

@@ -46,7 +46,7 @@ def of_part(label: str, patience: float = PATIENCE) -> Iterator[None]:
 class Unchanged:
     """Holds a flow against what it was: plugins read it, only the core writes it."""
 
-    _LOOKED_AT = tuple(field.name for field in fields(Flow) if field.name not in {"scope", "_finished"})
+    _LOOKED_AT = tuple(field.name for field in fields(Flow) if field.name not in {"_scope", "_finished"})
 
     def __init__(self, flow: Flow) -> None:
         """Note what *flow* is now."""
