@@ -23,7 +23,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import trio
 
@@ -35,7 +35,7 @@ from sbxproxy.connection.story import resume_flow
 from sbxproxy.connection.upstream import CLEAN_ENDS
 from sbxproxy.errors import ClientProtocolError, LimitError, UpstreamError
 from sbxproxy.flow import Flow
-from sbxproxy.fronts.http import ESTABLISHED, ConnectAsk
+from sbxproxy.fronts.ask import StreamAsk
 from sbxproxy.net.bare import BareStream
 from sbxproxy.net.dial import STAGGER, Peer, begin, check, failure
 from sbxproxy.net.engine import Engine, News
@@ -48,11 +48,13 @@ from sbxproxy.policy.decision import Facts, Need, Reason, Relay
 from sbxproxy.wire.result import Sniffed
 from sbxproxy.wire.sniff import BUILTIN, sniff
 
+_T = TypeVar("_T")
+
 Problem: TypeAlias = UpstreamError | ClientProtocolError | LimitError
 
 
 class Express:
-    """Carries the connections of listeners with an explicit front that asks for no password.
+    """Carries connections of listeners with an explicit front that asks for no password, or of captured ones.
 
     Attributes:
         context: what the sandbox's connections share.
@@ -102,13 +104,18 @@ class Express:
             for passage in tuple(self._passages):
                 passage.end("cancelled")
 
-    def admit(self, client: BareStream) -> bool:
-        """Take over a connection that has just been accepted, with its slot; false if that can't be."""
+    def admit(self, client: BareStream, ask: StreamAsk | None = None) -> bool:
+        """Take over a connection that has just been accepted, with its slot; false if that can't be.
+
+        Args:
+            client: the program's side.
+            ask: the wish, where the kernel knows it; else it is read.
+        """
         if self._finishing or not self.engine.running:
             return False
         passage = _Passage(self, client)
         self._passages[passage] = None
-        passage.begin()
+        passage.begin(None if ask is None else self.places.of(ask))
         return True
 
     def finish(self) -> None:
@@ -198,9 +205,12 @@ class _Passage:
 
     # -- from one piece of news to the next
 
-    def begin(self) -> None:
-        """Wait for the request."""
+    def begin(self, place: Place | None) -> None:
+        """Wait for the request, or go on to *place*."""
         self.client.engine = self._engine
+        if place is not None:
+            self._go(_Passage._open, place)
+            return
         self._await(_Passage._hear_request, self.started + self._context.limits.first_bytes)
 
     def _await(self, then: Callable[[_Passage, News], None], until: float, *, again: bool = False) -> None:
@@ -212,9 +222,12 @@ class _Passage:
             self._detour()
 
     def _told(self, news: News) -> None:
+        self._go(self._next, news)
+
+    def _go(self, then: Callable[[_Passage, _T], None], what: _T) -> None:
         """Go on, and be sure that whatever goes wrong ends this connection and nothing else."""
         try:
-            self._next(self, news)
+            then(self, what)
         except Exception as error:  # noqa: BLE001 - its text may quote the bytes
             self._express.broke(error)
             self.end("cancelled")
@@ -247,7 +260,7 @@ class _Passage:
             self._context,
             flow,
             client,
-            ConnectAsk(place.wished.host, place.wished.port, client),
+            place.ask(client),
             accepted=self._accepted,
             deadline=self._deadline,
             begun=begun,
@@ -277,14 +290,14 @@ class _Passage:
 
     def _open(self, place: Place) -> None:
         context = self._context
-        flow = Flow(sandbox=context.sandbox, front="connect", facts=place.wished, started=self._engine.now)
+        flow = Flow(sandbox=context.sandbox, front=place.front, facts=place.wished, started=self.started)
         self._flow, self._place = flow, place
         self._record = Recorder(context, flow)
         context.flows[flow.id] = flow
         flow.stop_by(self._cut)
         place.renew(context.era())
         if place.waiting is not None:
-            self._await_first_bytes()
+            self._await_first_bytes(place)
         elif (road := place.roads.get(None)) is not None:
             self._set_out(road)
         else:
@@ -305,7 +318,7 @@ class _Passage:
                 facts = facts.at(known)
             elif verdict is Need.WIRE and facts.wire is None:
                 place.waiting = facts
-                self._await_first_bytes()
+                self._await_first_bytes(place)
                 return
             elif type(verdict) is Relay and not verdict.provisional and not verdict.only_postgres:
                 self._set_out(place.keep(key, Road(facts, verdict)))
@@ -314,22 +327,22 @@ class _Passage:
                 break
         self._detour()
 
-    def _await_first_bytes(self) -> None:
-        if not self._accept():
+    def _await_first_bytes(self, place: Place) -> None:
+        if not self._accept(place):
             return
         self._deadline = self._engine.now + self._context.limits.first_bytes
         if self.client.peeked:
             self._look()
         else:
-            self._await(_Passage._hear_first_bytes, self._deadline, again=True)
+            self._await(_Passage._hear_first_bytes, self._deadline, again=bool(place.told))
 
-    def _accept(self) -> bool:
+    def _accept(self, place: Place) -> bool:
         """Tell the client to go ahead; false if it is gone."""
         try:
-            sent = self.client.socket.send(ESTABLISHED)
+            sent = self.client.socket.send(place.told) if place.told else 0
         except OSError:
             sent = 0
-        if sent != len(ESTABLISHED):  # nothing was sent to it before: what could be full?
+        if sent != len(place.told):  # nothing was sent to it before: what could be full?
             self.end("client-reset")
             return False
         self._accepted = True
@@ -414,7 +427,8 @@ class _Passage:
             self._detour(ClientProtocolError(Reason.POLICY_CHANGED, "the policy changed while this was being connected"))
             return
         self._record.opened()
-        if not self._accepted and not self._accept():
+        assert self._place is not None
+        if not self._accepted and not self._accept(self._place):
             return
         up = client.consume(len(client.peeked))
         tunnel = self._engine.take(

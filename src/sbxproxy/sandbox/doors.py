@@ -72,7 +72,7 @@ class Doors:
         opener: Opener,
         *,
         aside: Callable[[Stream], Awaitable[bool]] | None = None,
-        express: bool = False,
+        express: Callable[[Express, BareStream], bool] | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept connections until ``stop_accepting`` and the end of those that are open, or until cancelled; closes *listeners*.
@@ -81,7 +81,8 @@ class Doors:
             listeners: open listeners.
             opener: the front.
             aside: serves a connection that is no flow, and says whether it was one; asked first.
-            express: *opener* is the explicit front's and asks for no password: plain tunnels may go the short way.
+            express: gives a connection to the short way, and says whether that has taken it; ``None`` where *opener* asks for more
+                than that can answer.
             task_status: started once connections are accepted.
         """
 
@@ -94,7 +95,11 @@ class Doors:
         try:
             with serving:
                 async with trio.open_nursery() as flows:
-                    short = _ShortWay(self._open_express, self._is_running, opener, flows) if express else None
+                    short = (
+                        None
+                        if express is None
+                        else _ShortWay(express, partial(self._open_express, opener, flows), self._is_running)
+                    )
                     admit = (lambda _stream: False) if short is None else short.admit
                     try:
                         with accepting:
@@ -142,7 +147,7 @@ class Doors:
         async with trio.open_nursery() as nursery:
             for sock in captured.dns:
                 await nursery.start(serve_udp, sock, answerer)
-            await self.serve(captured.listeners, opener, aside=dns, task_status=task_status)
+            await self.serve(captured.listeners, opener, aside=dns, express=_admit_captured, task_status=task_status)
             nursery.cancel_scope.cancel(reason="no more connections are accepted")
 
     async def handle(self, stream: Stream, ask: Ask) -> None:
@@ -264,28 +269,36 @@ class Doors:
         )  # fmt: skip
 
 
+def _admit_captured(express: Express, client: BareStream) -> bool:
+    try:
+        ask = open_transparent(client)
+    except ClientProtocolError:  # told on the ordinary way
+        return False
+    return ask.port != DNS_PORT and express.admit(client, ask)
+
+
 class _ShortWay:
     """The short way of one group of listeners, which opens once connections can be carried at all."""
 
-    __slots__ = ("_express", "_flows", "_is_running", "_open", "_opener")
+    __slots__ = ("_admit", "_express", "_is_running", "_open")
 
     def __init__(
         self,
-        open_express: Callable[[Opener, trio.Nursery], Express | None],
+        admit: Callable[[Express, BareStream], bool],
+        open_express: Callable[[], Express | None],
         is_running: Callable[[], bool],
-        opener: Opener,
-        flows: trio.Nursery,
     ) -> None:
+        self._admit = admit
         self._open = open_express
         self._is_running = is_running
-        self._opener = opener
-        self._flows = flows
         self._express: Express | None = None
 
     def admit(self, stream: Stream) -> bool:
         if self._express is None:
-            self._express = self._open(self._opener, self._flows)
-        return self._express is not None and type(stream) is BareStream and self._is_running() and self._express.admit(stream)
+            self._express = self._open()
+        return (
+            self._express is not None and type(stream) is BareStream and self._is_running() and self._admit(self._express, stream)
+        )
 
     def finish(self) -> None:
         if self._express is not None:
