@@ -68,11 +68,12 @@ def test_before_the_command_runs_nothing_slow_is_imported(policy):
     assert loaded.isdisjoint(SLOW)
 
 
-def test_a_policy_with_rules_takes_what_reads_rules_and_no_more(tmp_path):
+def test_a_policy_with_rules_is_read_without_models_too(tmp_path):
+    """Building them takes longer than all the rest."""
     rule = '{"allow": {"a.example": [{"transform": [{"headers": {"x-a": "1"}}]}]}}'
     policy = write(tmp_path / "policy.json", rule)
     loaded = loaded_at("sbxproxy.capture.starting", "Started", "go", "run", "--policy", policy, "--", "true")
-    assert loaded & set(SLOW) <= {"pydantic", "importlib.metadata", "re2"}
+    assert loaded.isdisjoint(SLOW)
 
 
 def test_the_sandbox_is_begun_before_its_certificate_is_made_and_its_policy_read():

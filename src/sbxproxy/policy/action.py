@@ -19,6 +19,7 @@ from sbxproxy.policy.place import key_place
 from sbxproxy.policy.template import Template
 
 _PLUGIN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_BODILESS = frozenset({204, 205, 304})
 _DEEPEST_CONFIG = 32
 """Levels of a plugin's configuration: more than people write, few enough to recurse."""
 
@@ -214,6 +215,20 @@ class Respond:
     status: int
     content_type: str | None = None
     body: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def of(cls, status: int, content_type: str | None, body: str) -> Self:
+        """Check the text and take it as UTF-8.
+
+        Raises:
+            Fault: the status is one of a response without a body, or the text is none.
+        """
+        if body and status in _BODILESS:
+            raise Fault(f"a {status} response has no body", "another statusCode, or no body", within=".body")
+        try:
+            return cls(status=status, content_type=content_type, body=body.encode())
+        except UnicodeEncodeError:
+            raise Fault("half of a surrogate pair", "whole characters", within=".body") from None
 
 
 Action = Transform | Forward | Respond

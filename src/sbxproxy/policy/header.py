@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["check_media_type", "check_name", "check_value", "folded", "is_value"]
+__all__ = ["check_media_type", "check_name", "check_names", "check_value", "folded", "is_value"]
 
 import re
 
 from sbxproxy.policy.fault import Fault
+from sbxproxy.policy.place import key_place
 from sbxproxy.policy.template import Template
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -49,6 +50,24 @@ def check_name(name: str) -> str:
     if folded(name) in _OWNED or folded(name).startswith(_OWNED_PREFIXES):
         raise Fault("the proxy makes this header itself", "leave it out")
     return name
+
+
+def check_names(headers: dict[str, Template]) -> dict[str, Template]:
+    """Return *headers* if their names differ.
+
+    Raises:
+        Fault: two are the same to some server.
+    """
+    seen: set[str] = set()
+    for position, name in enumerate(headers):
+        if folded(name) in seen:
+            raise Fault(
+                "the same header twice",
+                "each name once; case and _ or - make no other",
+                within=key_place(name, position),
+            )
+        seen.add(folded(name))
+    return headers
 
 
 def is_value(text: str) -> bool:

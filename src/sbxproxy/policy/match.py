@@ -6,8 +6,9 @@ proportion to the text whatever the pattern, so a request can't be made to cost 
 
 from __future__ import annotations
 
-__all__ = ["Form", "KeyValue", "Matcher", "RequestMatch"]
+__all__ = ["Form", "KeyValue", "Matcher", "RequestMatch", "check_method"]
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +20,19 @@ from sbxproxy.policy.path import canonical_path, canonical_rule_path
 
 _REGEX_MEMORY = 1 << 20
 """Bytes for one compiled expression. RE2's own default is 8 MiB; a policy may hold thousands."""
+
+_METHOD = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_|~-]{0,31}")
+
+
+def check_method(text: str) -> str:
+    """Return *text* if it is a method.
+
+    Raises:
+        Fault: it isn't.
+    """
+    if not _METHOD.fullmatch(text):
+        raise Fault("not a method", "in upper case, such as GET: methods are case-sensitive")
+    return text
 
 
 class Form(StrEnum):

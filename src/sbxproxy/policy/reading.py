@@ -1,8 +1,8 @@
 """From a JSON value to what a policy is made of, with every fault at its place.
 
-Policies that only list names and ranges are read by hand, since building pydantic's models would cost more
-than all the rest of a small program's start. Whatever that doesn't recognise goes through the models, whose
-errors are put into words in ``wording``.
+Policies without surprises are read by hand, since building pydantic's models would cost more than all the rest
+of a small program's start. Whatever that doesn't recognise goes through the models, whose errors are put into
+words in ``wording``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sbxproxy.policy.action import SetHeaders, Transform
 from sbxproxy.policy.fault import Fault
 from sbxproxy.policy.pattern import parse_pattern
 from sbxproxy.policy.place import key_place
+from sbxproxy.policy.plain import read_rules
 from sbxproxy.policy.rules import Rule, RuleSet
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _settle(
 
 
 def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | None:
-    """Read a document of names and ranges alone; ``None`` if it isn't one."""
+    """Read a document without the models; ``None`` if it holds what they must look at."""
     lists: dict[str, object] = {}
     for key, value in document.items():
         if key == "subnets" and names.domains == "allow":
@@ -131,9 +132,14 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
             return None
     domains = lists.get(names.domains)
     keyed = isinstance(domains, dict)
+    rules: dict[int, tuple[Rule, ...]] = {}
     if isinstance(domains, dict):
-        if any(rules != [] or not isinstance(rules, list) for rules in domains.values()):
-            return None
+        for position, listed in enumerate(domains.values()):
+            if listed != [] or not isinstance(listed, list):
+                read_plainly = read_rules(listed)
+                if not read_plainly:
+                    return None
+                rules[position] = read_plainly
         lists[names.domains] = list(domains)
     texts: dict[str, list[str]] = {}
     for name, listed in lists.items():
@@ -146,7 +152,10 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
     if problems:
         raise PolicyError(*problems)
     mode = _MODES[str(document.get("mode", "custom"))]
-    return _settle(mode, dict.fromkeys(patterns), ranges[names.allow], ranges[names.deny], names)
+    compiled: dict[str, RuleSet | None] = dict.fromkeys(patterns)
+    for position, found in rules.items():  # keyed, and without problems: there is a pattern for every key
+        compiled[patterns[position]] = RuleSet(patterns[position], found)
+    return _settle(mode, compiled, ranges[names.allow], ranges[names.deny], names)
 
 
 def _patterns(texts: Iterable[str], place: str, problems: list[PolicyProblem], *, keyed: bool) -> list[str]:

@@ -26,20 +26,16 @@ __all__ = [
     "optional",
 ]
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from sbxproxy.policy.action import Action, Forward, Respond, SetHeaders, Step, Transform, UsePlugin
 from sbxproxy.policy.fault import Fault
-from sbxproxy.policy.header import check_media_type, check_name, check_value, folded
-from sbxproxy.policy.match import Form, KeyValue, Matcher, RequestMatch
-from sbxproxy.policy.place import key_place
+from sbxproxy.policy.header import check_media_type, check_name, check_names, check_value
+from sbxproxy.policy.match import Form, KeyValue, Matcher, RequestMatch, check_method
 from sbxproxy.policy.rules import Rule
 from sbxproxy.policy.template import Template
-
-_METHOD = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_|~-]{0,31}")
 
 
 def _no_default(schema: dict[str, Any]) -> None:
@@ -124,16 +120,10 @@ def _key_value(shape: KeyValueShape | HeaderFieldShape) -> KeyValue:
     return KeyValue(shape.key, shape.value)
 
 
-def _method(text: str) -> str:
-    if not _METHOD.fullmatch(text):
-        raise Fault("not a method", "in upper case, such as GET: methods are case-sensitive")
-    return text
-
-
 class OneMethodShape(Shape):
     """A single method, written as a matcher."""
 
-    exact: Annotated[str, AfterValidator(_method)] = Field(description="The method.")
+    exact: Annotated[str, AfterValidator(check_method)] = Field(description="The method.")
 
 
 def _methods(value: list[str] | OneMethodShape) -> frozenset[str]:
@@ -153,7 +143,7 @@ else:
     QueryPair = Annotated[KeyValueShape, AfterValidator(_key_value)]
     HeaderPair = Annotated[HeaderFieldShape, AfterValidator(_key_value)]
     Methods = Annotated[
-        Annotated[list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), Tag("<list>")]
+        Annotated[list[Annotated[str, AfterValidator(check_method)]], Field(min_length=1), Tag("<list>")]
         | Annotated[OneMethodShape, Tag("<map>")],
         Discriminator(kind_of),
         AfterValidator(_methods),
@@ -173,19 +163,6 @@ def _match(shape: MatchShape) -> RequestMatch:
     return RequestMatch(path=shape.path, methods=shape.method, query=tuple(shape.queryString), headers=tuple(shape.headers))
 
 
-def _no_header_twice(headers: dict[str, Template]) -> dict[str, Template]:
-    seen: set[str] = set()
-    for position, name in enumerate(headers):
-        if folded(name) in seen:
-            raise Fault(
-                "the same header twice",
-                "each name once; case and _ or - make no other",
-                within=key_place(name, position),
-            )
-        seen.add(folded(name))
-    return headers
-
-
 if TYPE_CHECKING:
     Match = RequestMatch
     HeaderValues = dict[str, Template]
@@ -193,7 +170,7 @@ else:
     Match = Annotated[MatchShape, AfterValidator(_match)]
     HeaderValues = Annotated[
         dict[Annotated[str, AfterValidator(check_name)], Annotated[str, AfterValidator(check_value)]],
-        AfterValidator(_no_header_twice),
+        AfterValidator(check_names),
     ]
 
 
@@ -235,17 +212,8 @@ class ResponseShape(Shape):
     body: str = optional("", "The body.")
 
 
-_BODILESS = frozenset({204, 205, 304})
-
-
 def _respond(shape: ResponseShape) -> Respond:
-    if shape.body and shape.statusCode in _BODILESS:
-        raise Fault(f"a {shape.statusCode} response has no body", "another statusCode, or no body", within=".body")
-    try:
-        body = shape.body.encode()
-    except UnicodeEncodeError:
-        raise Fault("half of a surrogate pair", "whole characters", within=".body") from None
-    return Respond(status=shape.statusCode, content_type=shape.contentType or None, body=body)
+    return Respond.of(shape.statusCode, shape.contentType or None, shape.body)
 
 
 if TYPE_CHECKING:
