@@ -11,10 +11,16 @@ __all__ = ["Boundary", "judge", "permitted"]
 
 from sbxproxy.address import IPAddress, IPNetwork, unmapped
 from sbxproxy.hostname import Hostname
-from sbxproxy.policy.decision import Decision, Deny, Dial, Facts, Inspect, Need, Reason, Relay, Wire
+from sbxproxy.policy.decision import Decision, Deny, Facts, Inspect, Need, Reason, Relay, Wire, make_dial, make_relay
 from sbxproxy.policy.model import DomainMatch, Policy
 from sbxproxy.policy.reach import NO_ADDRESS, Boundary, Reach, allow_range, permitted
 from sbxproxy.policy.reading import Mode
+
+# Members of an enumeration are looked up by a function of its class, which every decision would do a dozen times.
+_ALLOW_ALL, _DENY_ALL = Mode.ALLOW_ALL, Mode.DENY_ALL
+_TLS, _POSTGRES_TLS, _POSTGRES_REQUEST = Wire.TLS, Wire.POSTGRES_TLS, Wire.POSTGRES_REQUEST
+_BY_NAME, _BY_RANGE, _BY_MODE = Reason.DOMAIN, Reason.RANGE, Reason.ALLOW_ALL
+_PLAIN, _ENCRYPTED = frozenset({Wire.HTTP, Wire.POSTGRES}), frozenset({Wire.TLS, Wire.POSTGRES_TLS})
 
 
 def judge(policy: Policy, facts: Facts, boundary: Boundary) -> Decision | Need:
@@ -28,29 +34,28 @@ def judge(policy: Policy, facts: Facts, boundary: Boundary) -> Decision | Need:
     return _Case(policy, facts, boundary).decide()
 
 
-class _Case:
+class _Case(Reach):
     """One question, with what its steps share."""
 
-    __slots__ = ("facts", "policy", "reach")
+    __slots__ = ("facts",)
 
     def __init__(self, policy: Policy, facts: Facts, boundary: Boundary) -> None:
         self.policy = policy
+        self.port = facts.port
+        self.boundary = boundary
         self.facts = facts
-        self.reach = Reach(policy, facts.port, boundary)
 
     def decide(self) -> Decision | Need:
-        host = self.facts.host
-        match self.policy.mode:
-            case Mode.DENY_ALL:
-                return Deny(
-                    reason=Reason.DENY_ALL,
-                    detail="the policy denies everything",
-                    remedy=_allow_name(host) if isinstance(host, str) else allow_range(host),
-                )
-            case Mode.ALLOW_ALL:
-                return self.allow_all()
-            case Mode.USER_DEFINED:
-                return self.named(host) if isinstance(host, str) else self.numbered(unmapped(host))
+        host, mode = self.facts.host, self.policy.mode
+        if mode is _DENY_ALL:
+            return Deny(
+                reason=Reason.DENY_ALL,
+                detail="the policy denies everything",
+                remedy=_allow_name(host) if isinstance(host, str) else allow_range(host),
+            )
+        if mode is _ALLOW_ALL:
+            return self.allow_all()
+        return self.named(host) if isinstance(host, str) else self.numbered(unmapped(host))
 
     # -- the three kinds of target
 
@@ -60,31 +65,29 @@ class _Case:
             if isinstance(host, str):
                 return Need.ADDRESSES
             addresses = (host,)
-        allowed = self.reach.for_domain(addresses)
-        return allowed if isinstance(allowed, Deny) else self.relay(Reason.ALLOW_ALL, None, allowed)
+        allowed = self.for_domain(addresses)
+        return allowed if isinstance(allowed, Deny) else self.relay(_BY_MODE, None, allowed)
 
     def numbered(self, address: IPAddress) -> Decision | Need:
         """Judge a target that is an address: by range, or else by server name, ignoring the address."""
         facts, policy = self.facts, self.policy
-        network = self.reach.range_of(address)
+        network = self.range_of(address)
         if network is not None:
             named = self.brokered()
             if named is not None:
                 return self.to_domain(named)
             return self.by_range(network, (address,))
         if not policy.has_domains:
-            return self.reach.no_range(address)
-        match facts.wire:
-            case None:
-                return Need.WIRE
-            case Wire.POSTGRES_REQUEST:
-                return Need.HELLO
-            case Wire.TLS | Wire.POSTGRES_TLS:
-                refused = self.bad_hello()
-                if refused is not None:
-                    return refused
-            case _:
-                return self.no_protocol(address)
+            return self.no_range(address)
+        wire = facts.wire
+        if wire is None:
+            return Need.WIRE
+        if wire == _POSTGRES_REQUEST:
+            return Need.HELLO
+        if wire not in _ENCRYPTED:
+            return self.no_protocol(address)
+        if facts.problem is not None:
+            return _bad_hello()
         name = facts.server_name
         if name is None:
             return Deny(
@@ -109,32 +112,34 @@ class _Case:
         elif not addresses:
             return NO_ADDRESS
         else:
-            in_range = [address for address in addresses if self.reach.range_of(address) is not None]
+            in_range = [address for address in addresses if self.range_of(address) is not None]
             if in_range:
                 return self.named_in_range(name, tuple(in_range))
             if found is None:
-                return self.reach.no_range(addresses[0])
+                return self.no_range(addresses[0])
         assert found is not None
-        if facts.wire in {Wire.HTTP, Wire.POSTGRES}:
+        wire = facts.wire
+        if wire in _PLAIN:
             return self.no_protocol(None)
         # Told before the first bytes are waited for, while the front can still say so in its own protocol.
-        allowed = () if addresses is None else self.reach.for_domain(addresses)
+        allowed = () if addresses is None else self.for_domain(addresses)
         if isinstance(allowed, Deny):
             return allowed
-        match facts.wire:
-            case None:
-                return Need.WIRE
-            case Wire.POSTGRES_REQUEST:
-                return Need.HELLO
-            case Wire.TLS | Wire.POSTGRES_TLS:
-                refused = self.bad_hello() or self.bad_name(name)
-                return refused or (self.to_domain(found) if addresses is None else self.go_to_domain(found, allowed))
-            case _:
-                return self.no_protocol(None)
+        if wire is None:
+            return Need.WIRE
+        if wire == _POSTGRES_REQUEST:
+            return Need.HELLO
+        if wire not in _ENCRYPTED:
+            return self.no_protocol(None)
+        if facts.problem is not None:
+            return _bad_hello()
+        if facts.server_name != name:
+            return _bad_name(facts.server_name, name)
+        return self.to_domain(found) if addresses is None else self.go_to_domain(found, allowed)
 
     def named_in_range(self, name: Hostname, addresses: tuple[IPAddress, ...]) -> Decision:
         """Judge a named target with addresses in allowed ranges, which only those may be dialled."""
-        network = self.reach.range_of(addresses[0])
+        network = self.range_of(addresses[0])
         assert network is not None
         brokered = self.brokered()
         if brokered is None or brokered.rules is None:
@@ -142,15 +147,15 @@ class _Case:
         if self.facts.server_name != name:
             # Rules of one name must not be had by dialling another (and its credentials not be sent there).
             return _mismatch(name)
-        dial = Dial(name, addresses, self.facts.port)
-        return Inspect(reason=Reason.DOMAIN, matched=brokered.pattern, dial=dial, rules=brokered.rules)
+        dial = make_dial(name, addresses, self.port)
+        return Inspect(reason=_BY_NAME, matched=brokered.pattern, dial=dial, rules=brokered.rules)
 
     # -- what they have in common
 
     def brokered(self) -> DomainMatch | None:
         """Return the pattern of a well-formed ClientHello's server name if it has rules that apply."""
         facts = self.facts
-        if not self.policy.has_rules or facts.wire != Wire.TLS or facts.problem is not None or facts.server_name is None:
+        if not self.policy.has_rules or facts.wire != _TLS or facts.problem is not None or facts.server_name is None:
             return None
         if self.is_postgres():
             return None
@@ -160,7 +165,7 @@ class _Case:
     def by_range(self, network: IPNetwork, addresses: tuple[IPAddress, ...]) -> Relay:
         """Relay at once; but while there are rules, the first bytes may turn out to call for them."""
         provisional = self.policy.has_rules and self.facts.wire is None
-        return self.relay(Reason.RANGE, str(network), addresses, provisional=provisional)
+        return self.relay(_BY_RANGE, str(network), addresses, provisional=provisional)
 
     def to_domain(self, found: DomainMatch) -> Decision | Need:
         """Go to the server name, which *found* allows, at the addresses it resolved to."""
@@ -169,16 +174,16 @@ class _Case:
             if found.rules is None or found.rules.needs_upstream or self.is_postgres():
                 return Need.ADDRESSES
             return self.go_to_domain(found, ())
-        allowed = self.reach.for_domain(addresses)
+        allowed = self.for_domain(addresses)
         return allowed if isinstance(allowed, Deny) else self.go_to_domain(found, allowed)
 
     def go_to_domain(self, found: DomainMatch, allowed: tuple[IPAddress, ...]) -> Decision:
         facts, rules = self.facts, found.rules
         if rules is None or self.is_postgres():
-            unproven = rules is not None and facts.wire == Wire.TLS
-            return self.relay(Reason.DOMAIN, found.pattern, allowed, only_postgres=unproven)
-        dial = Dial(facts.server_name, allowed, facts.port)
-        return Inspect(reason=Reason.DOMAIN, matched=found.pattern, dial=dial, rules=rules)
+            unproven = rules is not None and facts.wire == _TLS
+            return self.relay(_BY_NAME, found.pattern, allowed, only_postgres=unproven)
+        dial = make_dial(facts.server_name, allowed, self.port)
+        return Inspect(reason=_BY_NAME, matched=found.pattern, dial=dial, rules=rules)
 
     def is_postgres(self) -> bool:
         """Tell whether the client speaks PostgreSQL in TLS, in which there are no requests that rules could apply to.
@@ -186,7 +191,7 @@ class _Case:
         Its direct form offers the one protocol ``postgresql`` (PostgreSQL 17 manual, 55.2.9).
         """
         facts = self.facts
-        return facts.wire == Wire.POSTGRES_TLS or (facts.wire == Wire.TLS and facts.alpn == (b"postgresql",))
+        return facts.wire == _POSTGRES_TLS or (facts.wire == _TLS and facts.alpn == (b"postgresql",))
 
     def relay(
         self,
@@ -199,28 +204,17 @@ class _Case:
     ) -> Relay:
         host = self.facts.host
         name = host if isinstance(host, str) else None
-        if reason is Reason.DOMAIN:
+        if reason is _BY_NAME:
             name = self.facts.server_name
-        return Relay(
+        return make_relay(
             reason=reason,
             matched=matched,
-            dial=Dial(name, addresses, self.facts.port),
+            dial=make_dial(name, addresses, self.port),
             provisional=provisional,
             only_postgres=only_postgres,
         )
 
     # -- first bytes
-
-    def bad_hello(self) -> Deny | None:
-        if self.facts.problem is None:
-            return None
-        return Deny(reason=Reason.BAD_CLIENT_HELLO, detail="the ClientHello is malformed or ambiguous")
-
-    def bad_name(self, name: Hostname) -> Deny | None:
-        """Hold the server name against the name that the front was given."""
-        if self.facts.server_name is None:
-            return Deny(reason=Reason.NO_SNI, detail=f"the ClientHello has no server name; {name} was asked for")
-        return None if self.facts.server_name == name else _mismatch(name)
 
     def no_protocol(self, address: IPAddress | None) -> Deny:
         """Deny first bytes that carry no server name to judge by."""
@@ -252,6 +246,17 @@ class _Case:
             detail=f"no allowed domain matches {name}",
             remedy=_allow_name(name),
         )
+
+
+def _bad_hello() -> Deny:
+    return Deny(reason=Reason.BAD_CLIENT_HELLO, detail="the ClientHello is malformed or ambiguous")
+
+
+def _bad_name(found: Hostname | None, name: Hostname) -> Deny:
+    """Deny a server name that isn't the name that the front was given."""
+    if found is None:
+        return Deny(reason=Reason.NO_SNI, detail=f"the ClientHello has no server name; {name} was asked for")
+    return _mismatch(name)
 
 
 def _mismatch(name: Hostname) -> Deny:

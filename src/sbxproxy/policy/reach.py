@@ -16,6 +16,8 @@ from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.model import Policy
 from sbxproxy.policy.reading import Mode
 
+_PUBLIC = AddressClass.PUBLIC
+
 
 def _no_listener(address: IPAddress, port: int) -> bool:  # noqa: ARG001
     return False
@@ -78,7 +80,7 @@ class Reach:
                     reason=Reason.PROXY_ADDRESS,
                     detail=f"{address} port {self.port} is the proxy itself",
                 )
-            if boundary.never.find(form) is not None:
+            if form in boundary.never:
                 return Deny(reason=Reason.ADDRESS_DENIED, detail=f"{address} is in a range that the operator closed")
             network = deny.find(form)
             if network is not None:
@@ -99,9 +101,7 @@ class Reach:
         """Keep those that a domain rule or allow-all may reach; without any, say why not the first."""
         allow = self.policy.allow
         allowed = [  # a comprehension: with one address or two a generator costs as much as what it does
-            address
-            for address in addresses
-            if self.closed(address) is None and (allow.find(address) is not None or self.is_open(address))
+            address for address in addresses if self.closed(address) is None and (self.is_open(address) or address in allow)
         ]
         if allowed:
             return tuple(allowed)
@@ -113,8 +113,8 @@ class Reach:
         """Tell whether *address* is in every form public and not ours, or opened by the operator."""
         boundary = self.boundary
         for form in forms(address):
-            public = classify(form) is AddressClass.PUBLIC and not boundary.is_host_address(form)
-            if not public and boundary.private.find(form) is None:
+            public = classify(form) is _PUBLIC and not boundary.is_host_address(form)
+            if not public and form not in boundary.private:
                 return False
         return True
 
