@@ -22,14 +22,12 @@ __all__ = [
     "unmapped",
 ]
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Generic, TypeVar
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
+from sbxproxy.paced import paced
+from sbxproxy.ranges import IPAddress, IPNetwork, Segments, Span, network_of, parse_span, sorted_spans, span_of
 
 _LONGEST_TEXT = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 _V4_BITS = (1 << 32) - 1
@@ -67,78 +65,7 @@ def parse_network(text: str) -> IPNetwork:
         ValueError: *text* is no range; the message says why, and what was probably meant. Host bits are an
             error and not cleared: ``10.1.2.3/8`` could mean one address or sixteen million.
     """
-    base, slash, length = text.partition("/")
-    if "%" in text:
-        raise ValueError("zone ids (%) have no place in a range")
-    try:
-        address: IPAddress = IPv6Address(base) if ":" in base else IPv4Address(base)
-    except AddressValueError:
-        raise ValueError(_why_no_address(base)) from None
-    bits: int = address.max_prefixlen
-    if not slash:
-        prefix = bits
-    elif not (length.isascii() and length.isdigit()) or len(length) > 3 or (length[0] == "0" and length != "0"):
-        raise ValueError(f"the prefix length must be a plain number from 0 to {bits}")
-    else:
-        prefix = int(length)
-        if prefix > bits:
-            raise ValueError(f"the prefix length must be from 0 to {bits}")
-    number = int(address)
-    if host := number & ((1 << (bits - prefix)) - 1):
-        meant = type(address)(number - host)
-        raise ValueError(f"host bits are set: write {meant}/{prefix} for the range or {address}/{bits} for the one address")
-    if bits == 32:
-        return IPv4Network((number, prefix))
-    if number >> 32 == _MAPPED:  # host bits are clear, so the prefix is at least 96
-        return IPv4Network((number & _V4_BITS, prefix - 96))
-    return IPv6Network((number, prefix))
-
-
-def _why_no_address(base: str) -> str:
-    if any(len(part) > 1 and part[0] == "0" for part in base.split(".") if part.isdigit()) and ":" not in base:
-        return "leading zeros: some programs read them as octal, others as decimal"
-    return "not an IPv4 or IPv6 address"
-
-
-_Value = TypeVar("_Value")
-
-
-class _Segments(Generic[_Value]):
-    """Prefixes flattened into disjoint segments of the number line; the longest prefix owns a segment.
-
-    A look-up is one binary search over machine-made integers, whatever the number of prefixes or lengths.
-    """
-
-    __slots__ = ("_starts", "_values")
-
-    def __init__(self, prefixes: Iterable[tuple[int, int, _Value]]) -> None:
-        """Take triples of first number, last number and value. Two prefixes nest or are disjoint."""
-        starts: list[int] = []
-        values: list[_Value | None] = []
-
-        def emit(start: int, value: _Value | None) -> None:
-            if starts and starts[-1] == start:
-                values[-1] = value
-            else:
-                starts.append(start)
-                values.append(value)
-
-        around: list[tuple[int, _Value]] = []  # the prefixes that enclose the current number, outermost first
-        for first, last, value in sorted(prefixes, key=lambda prefix: (prefix[0], -prefix[1])):
-            while around and around[-1][0] < first:
-                ended, _ = around.pop()
-                emit(ended + 1, around[-1][1] if around else None)
-            emit(first, value)
-            around.append((last, value))
-        while around:
-            ended, _ = around.pop()
-            emit(ended + 1, around[-1][1] if around else None)
-        self._starts = starts
-        self._values = values
-
-    def find(self, number: int) -> _Value | None:
-        index = bisect_right(self._starts, number) - 1
-        return None if index < 0 else self._values[index]
+    return network_of(parse_span(text))
 
 
 class PrefixTable:
@@ -148,51 +75,58 @@ class PrefixTable:
     ``forms``). ``::/0`` holds all of IPv6 and nothing of IPv4.
     """
 
-    __slots__ = ("_v4", "_v6", "networks")
+    __slots__ = ("_made", "_v4", "_v6", "spans")
 
-    def __init__(self, networks: Iterable[IPNetwork] = ()) -> None:
-        """Take ranges in any order; duplicates and nesting are fine."""
-        self.networks: tuple[IPNetwork, ...] = tuple(networks)
-        v4: list[tuple[int, int, IPNetwork]] = []
-        v6: list[tuple[int, int, IPNetwork]] = []
-        for network in self.networks:
-            first = int(network.network_address)
-            span = (1 << (network.max_prefixlen - network.prefixlen)) - 1
-            if network.version == 4:
-                v4.append((first, first + span, network))
-            elif first >> 32 == _MAPPED and network.prefixlen >= 96:
-                first &= _V4_BITS
-                v4.append((first, first + span, IPv4Network((first, network.prefixlen - 96))))
-            else:
-                v6.append((first, first + span, network))
-        self._v4: _Segments[IPNetwork] = _Segments(v4)
-        self._v6: _Segments[IPNetwork] = _Segments(v6)
+    def __init__(self, networks: Iterable[IPNetwork | Span] = ()) -> None:
+        """Take ranges in any order, as objects or as integers; duplicates and nesting are fine."""
+        self.spans: tuple[Span, ...] = tuple(
+            [network if isinstance(network, int) else span_of(network) for network in paced(networks)]
+        )
+        """The ranges, in the order in which they were given."""
+        v4, v6 = sorted_spans(self.spans)
+        self._v4: Segments[Span] = Segments(v4)
+        self._v6: Segments[Span] = Segments(v6)
+        self._made: dict[Span, IPNetwork] = {}
+
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The ranges, as objects that are made for whoever asks."""
+        return tuple(self)
 
     def find(self, address: IPAddress) -> IPNetwork | None:
         """Return the smallest range that holds *address*, or ``None``."""
-        if not self.networks:
+        span = self._find(address)
+        if span is None:
+            return None
+        network = self._made.get(span)
+        if network is None:  # the same few are asked for
+            network = self._made[span] = network_of(span)
+        return network
+
+    def _find(self, address: IPAddress) -> Span | None:
+        if not self.spans:
             return None
         number = int(address)
-        if address.version == 4:
+        if isinstance(address, IPv4Address):
             return self._v4.find(number)
         if number >> 32 == _MAPPED:
             return self._v4.find(number & _V4_BITS)
         return self._v6.find(number)
 
     def __contains__(self, address: IPAddress) -> bool:
-        return self.find(address) is not None
+        return self._find(address) is not None
 
     def __len__(self) -> int:
-        return len(self.networks)
+        return len(self.spans)
 
     def __iter__(self) -> Iterator[IPNetwork]:
-        return iter(self.networks)
+        return map(network_of, self.spans)
 
     def __eq__(self, other: object) -> bool:
-        return self.networks == other.networks if isinstance(other, PrefixTable) else NotImplemented
+        return self.spans == other.spans if isinstance(other, PrefixTable) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.networks)
+        return hash(self.spans)
 
     def __repr__(self) -> str:
         return f"<PrefixTable of {len(self)}>"
@@ -254,25 +188,18 @@ _CLASSES: dict[AddressClass, tuple[str, ...]] = {
         "3fff::/20",
     ),
     AddressClass.BENCHMARK: ("198.18.0.0/15", "2001:2::/48"),
-    AddressClass.TRANSLATION: ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::ffff:0:0/96"),
+    AddressClass.TRANSLATION: ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96"),
     AddressClass.TUNNEL: ("192.88.99.0/24", "2001::/32"),
     AddressClass.RESERVED: ("192.0.0.0/24", "240.0.0.0/4", "::/0", "2001::/23", "5f00::/16", "100::/64"),
 }
 
 
-def _class_segments(version: int) -> _Segments[AddressClass]:
-    def prefixes() -> Iterator[tuple[int, int, AddressClass]]:
-        for kind, texts in _CLASSES.items():
-            for text in texts:
-                network = IPv6Network(text) if ":" in text else IPv4Network(text)
-                if network.version == version:
-                    yield int(network.network_address), int(network.broadcast_address), kind
-
-    return _Segments(prefixes())
+def _class_segments() -> list[Segments[AddressClass]]:
+    kinds = {parse_span(text): kind for kind, texts in _CLASSES.items() for text in texts}
+    return [Segments((first, last, kinds[span]) for first, last, span in spans) for spans in sorted_spans(list(kinds))]
 
 
-_V4_CLASSES = _class_segments(4)
-_V6_CLASSES = _class_segments(6)
+_V4_CLASSES, _V6_CLASSES = _class_segments()
 
 
 def classify(address: IPAddress) -> AddressClass:
@@ -281,7 +208,7 @@ def classify(address: IPAddress) -> AddressClass:
     IPv4-mapped addresses are read as IPv4. IPv6 outside 2000::/3 is never public.
     """
     number = int(address)
-    if address.version == 4:
+    if isinstance(address, IPv4Address):
         found = _V4_CLASSES.find(number)
     elif number >> 32 == _MAPPED:
         found = _V4_CLASSES.find(number & _V4_BITS)
@@ -327,7 +254,7 @@ def embedded_ipv4(address: IPAddress) -> tuple[IPv4Address, ...]:
 
 def forms(address: IPAddress) -> tuple[IPAddress, ...]:
     """Return every form in which *address* must pass: itself (unmapped), then what IPv4 it carries."""
-    if address.version == 4:
+    if isinstance(address, IPv4Address):
         return (address,)
     plain = unmapped(address)
     return (plain,) if plain.version == 4 else (plain, *embedded_ipv4(plain))

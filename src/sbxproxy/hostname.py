@@ -23,6 +23,8 @@ section 2.3.4)."""
 # S3 buckets).
 _NAME = re.compile(rb"[a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*")
 
+_CANONICAL = re.compile(r"[a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*")
+
 # The "ends in a number" test of the WHATWG URL standard, section 3.5: such a host can only be an IPv4 address
 # or an error.
 _NUMBER = re.compile(rb"[0-9]+|0x[0-9a-f]*")
@@ -42,6 +44,9 @@ def canonical_hostname(raw: bytes | str) -> Hostname | None:
     if isinstance(raw, str):
         if not raw.isascii():
             return None
+        # Nearly all are canonical already, and only a last label that begins with a digit can be a number.
+        if len(raw) <= MAX_NAME and _CANONICAL.fullmatch(raw) and raw[raw.rfind(".") + 1] > "9":
+            return Hostname(raw)
         raw = raw.encode("ascii")
     name = raw.lower().removesuffix(b".")
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):

@@ -25,10 +25,11 @@ __all__ = [
 
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sbxproxy.address import IPAddress
 from sbxproxy.hostname import Hostname
+from sbxproxy.policy.opened import opened
 
 if TYPE_CHECKING:
     from sbxproxy.policy.rules import RuleSet
@@ -209,15 +210,7 @@ class Deny:
 Decision = Relay | Inspect | Handle | Deny
 
 
-# Connections are judged several times each, and a frozen dataclass sets each field through a function. So those that are made most are
-# made as objects of a class that differs in nothing but that its attributes can be set, and then given their own: a quarter of the time.
-
-
-def _open(frozen: type[Any]) -> type[Any]:
-    return type(f"_Open{frozen.__name__}", (), {"__slots__": frozen.__slots__})
-
-
-_OpenFacts, _OpenDial, _OpenRelay = _open(Facts), _open(Dial), _open(Relay)
+_OpenFacts, _OpenDial, _OpenRelay = opened(Facts), opened(Dial), opened(Relay)
 
 
 def make_facts(

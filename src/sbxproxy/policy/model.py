@@ -7,19 +7,18 @@ from __future__ import annotations
 
 __all__ = ["DomainMatch", "Policy"]
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NoReturn
 
 from sbxproxy.address import PrefixTable
-from sbxproxy.errors import PolicyError, PolicyProblem
 from sbxproxy.hostname import Hostname
+from sbxproxy.policy.opened import opened
 from sbxproxy.policy.pattern import PatternTable
-from sbxproxy.policy.place import Step, locate
 from sbxproxy.policy.reading import Draft, Mode, read
 from sbxproxy.policy.rules import RuleSet
+from sbxproxy.policy.text import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,9 @@ class DomainMatch:
 
     pattern: str
     rules: RuleSet | None = field(repr=False)
+
+
+_OpenMatch = opened(DomainMatch)
 
 
 class Policy:
@@ -64,7 +66,7 @@ class Policy:
     has_rules: bool
     secrets: tuple[str, ...]
     plugins: tuple[tuple[str, str], ...]
-    _patterns: PatternTable[DomainMatch]
+    _patterns: PatternTable
 
     def __init__(self, draft: Draft) -> None:
         """Take what ``read`` made; authors use ``parse``."""
@@ -86,8 +88,7 @@ class Policy:
                 for rule, position, step in rules.plugin_steps()
             ),
         )
-        patterns = ((pattern, DomainMatch(pattern, rules)) for pattern, rules in draft.domains.items())
-        set_(self, "_patterns", PatternTable(patterns))
+        set_(self, "_patterns", PatternTable(draft.domains))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a policy can't be changed: make another ({name})")
@@ -114,15 +115,24 @@ class Policy:
             PolicyError: as in ``parse``, and for what isn't JSON, with line and column. A key that stands
                 twice in an object is an error: programs differ in which one they take.
         """
-        return cls.parse(_load(text))
+        return cls.parse(load(text))
 
     def match_domain(self, name: Hostname) -> DomainMatch | None:
         """Return the most specific pattern that matches *name*, with its rules."""
-        return self._patterns.find(name)
+        pattern = self._patterns.find(name)
+        return None if pattern is None else self._match(pattern)
 
     def all_matches(self, name: Hostname) -> list[DomainMatch]:
         """Return every pattern that matches *name*, most specific first: for explanations."""
-        return list(self._patterns.find_all(name))
+        return list(map(self._match, self._patterns.find_all(name)))
+
+    def _match(self, pattern: str) -> DomainMatch:
+        match = _OpenMatch()
+        match.pattern = pattern
+        match.rules = self.domains[pattern]
+        match.__class__ = DomainMatch
+        made: DomainMatch = match
+        return made
 
     def resolves(self, name: Hostname) -> bool:
         """Tell whether a program may look *name* up.
@@ -180,76 +190,14 @@ class Policy:
         return written
 
     def _content(self) -> tuple[object, ...]:
-        return self.mode, self.domains, frozenset(self.allow), frozenset(self.deny)
+        return self.mode, self.domains, frozenset(self.allow.spans), frozenset(self.deny.spans)
 
     def __eq__(self, other: object) -> bool:
         return self._content() == other._content() if isinstance(other, Policy) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.mode, frozenset(self.domains), frozenset(self.allow), frozenset(self.deny)))
+        return hash((self.mode, frozenset(self.domains), frozenset(self.allow.spans), frozenset(self.deny.spans)))
 
     def __repr__(self) -> str:
         counts = f"{len(self.domains)} domains, {len(self.allow)} ranges, {len(self.deny)} denied ranges"
         return f"<Policy {self.mode}: {counts}>"
-
-
-class _Twice(dict[str, object]):
-    """An object with a key that stands twice."""
-
-    key = ""
-
-
-def _load(text: str | bytes) -> object:
-    found: list[_Twice] = []
-
-    def make(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        made = dict(pairs)
-        if len(made) == len(pairs):
-            return made
-        twice = _Twice(made)
-        seen: set[str] = set()
-        twice.key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        found.append(twice)
-        return twice
-
-    problem: PolicyProblem
-    try:
-        document = json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text,
-            object_pairs_hook=make,
-            parse_constant=_no_constant,
-        )
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        problem = PolicyProblem("", f"not JSON: {error.msg}, at {where}")
-    except UnicodeDecodeError as error:
-        problem = PolicyProblem("", f"not UTF-8, at byte {error.start}")
-    except RecursionError:
-        problem = PolicyProblem("", "nested too deep")
-    except ValueError:
-        problem = PolicyProblem("", "a number that JSON doesn't have", "finite and not thousands of digits")
-    else:
-        if found:
-            raise PolicyError(*_duplicates(document, document))
-        return document
-    # Outside the except clauses: JSONDecodeError holds the whole text, and would hang on ours as its context.
-    raise PolicyError(problem)
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError
-
-
-def _duplicates(value: object, document: object, steps: tuple[Step, ...] = ()) -> list[PolicyProblem]:
-    problems: list[PolicyProblem] = []
-    items: Iterable[tuple[Step, object]] = ()
-    if isinstance(value, dict):
-        items = value.items()
-        if isinstance(value, _Twice):
-            place = locate((*steps, value.key), document)
-            problems.append(PolicyProblem(place.text, "this key stands twice", "each key once"))
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for step, inner in items:
-        problems += _duplicates(inner, document, (*steps, step))
-    return problems

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 __all__ = ["PatternTable", "parse_pattern"]
 
-from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterator
 
 from sbxproxy.hostname import MAX_NAME, Hostname, canonical_hostname
+from sbxproxy.paced import paced
 from sbxproxy.policy.fault import Fault
 
 _ADVICE = 'a host name or a wildcard: "api.example.com", "*.example.com"'
@@ -25,6 +25,8 @@ def parse_pattern(text: str) -> str:
     """
     if name := canonical_hostname(text):
         return name
+    if text.startswith("*.") and (name := canonical_hostname(text[2:])) and len(name) <= MAX_NAME - 2:
+        return f"*.{name}"
     # Before anything that takes time in proportion to it (IDNA does, and more).
     if len(text) > MAX_NAME + 1:
         raise Fault("longer than a host name can be", f"at most {MAX_NAME} characters")
@@ -72,50 +74,51 @@ def _why_no_pattern(text: str) -> tuple[str, str]:
     return "not a host name", _ADVICE
 
 
-_Value = TypeVar("_Value")
-
-
-class _Node(Generic[_Value]):
-    """One label further left; ``here`` ends a pattern, ``beyond`` is a leading ``*`` in front of it."""
+class _Node:
+    """One label further left; ``here`` ends a pattern, ``beyond`` ends one with a leading ``*`` in front."""
 
     __slots__ = ("any_label", "beyond", "here", "labels")
 
     def __init__(self) -> None:
-        self.labels: dict[str, _Node[_Value]] = {}
-        self.any_label: _Node[_Value] | None = None
-        self.here: _Value | None = None
-        self.beyond: _Value | None = None
+        self.labels: dict[str, _Node] = {}
+        self.any_label: _Node | None = None
+        self.here: str | None = None
+        self.beyond: str | None = None
 
 
-class PatternTable(Generic[_Value]):
-    """An immutable map from canonical patterns to values.
+class PatternTable:
+    """An immutable set of canonical patterns.
 
-    A look-up follows the labels of the name from the right, so it costs what the name is long, not what the
-    table is large. Of several patterns that match, the exact one wins; then, label by label from the right, a
-    literal beats an inner ``*``, and that beats a leading ``*``.
+    A look-up costs what the name is long, not what the table is large. Of several patterns that match, the exact one wins; then, label by
+    label from the right, a literal beats an inner ``*``, and that beats a leading ``*``. Patterns without an inner ``*``, which are nearly
+    all, are found without making an object for each: the garbage collector would look at those again and again.
     """
 
-    __slots__ = ("_above", "_exact", "_root")
+    __slots__ = ("_above", "_below", "_patterns", "_root")
 
-    def __init__(self, patterns: Iterable[tuple[str, _Value]] = ()) -> None:
-        """Take canonical patterns; of a pattern that stands twice the last value counts."""
-        self._exact: dict[str, _Value] = {}
+    def __init__(self, patterns: Collection[str] = ()) -> None:
+        """Take canonical patterns; the collection is kept, must not change, and should be quick to tell whether it holds something."""
+        self._patterns = patterns
+        self._below: dict[str, str] = {}
+        """What stands behind a leading ``*``, without the dot, and the pattern."""
         self._above: set[str] = set()
-        """Every proper ancestor of an exact name."""
-        self._root: _Node[_Value] | None = None
-        for pattern, value in patterns:
+        """Every name that a name matched by one of these stands below, as far as they spell it."""
+        self._root: _Node | None = None
+        above = self._above
+        for pattern in paced(patterns):
             if "*" in pattern:
-                self._root = self._root or _Node()
-                self._add(self._root, pattern, value)
-            else:
-                self._exact[pattern] = value
-                _, _, parent = pattern.partition(".")
-                while parent and parent not in self._above:
-                    self._above.add(parent)
-                    _, _, parent = parent.partition(".")
+                if "*" in pattern[1:] or pattern[0] != "*":
+                    self._root = self._root or _Node()
+                    self._add(self._root, pattern)
+                    continue
+                self._below[pattern[2:]] = pattern
+            _, _, parent = pattern.partition(".")
+            while parent and parent not in above:
+                above.add(parent)
+                _, _, parent = parent.partition(".")
 
     @staticmethod
-    def _add(node: _Node[_Value], pattern: str, value: _Value) -> None:
+    def _add(node: _Node, pattern: str) -> None:
         first, *others = pattern.split(".")
         for label in reversed(others):
             if label == "*":
@@ -124,51 +127,51 @@ class PatternTable(Generic[_Value]):
             else:
                 node = node.labels.setdefault(label, _Node())
         if first == "*":
-            node.beyond = value
+            node.beyond = pattern
         else:
-            node.labels.setdefault(first, _Node()).here = value
+            node.labels.setdefault(first, _Node()).here = pattern
 
-    def find(self, name: Hostname) -> _Value | None:
-        """Return the value of the most specific pattern that matches *name*."""
-        found = self._exact.get(name)
-        if found is not None or self._root is None:
+    def find(self, name: Hostname) -> str | None:
+        """Return the most specific pattern that matches *name*."""
+        if name in self._patterns:
+            return name
+        found, rest = None, name if self._below else ""
+        while rest and found is None:
+            _, _, rest = rest.partition(".")
+            found = self._below.get(rest)
+        if self._root is None:
             return found
         labels = name.split(".")
-        return self._descend(self._root, labels, len(labels))
+        other = next(self._descend(self._root, labels, len(labels)), None)
+        return found if other is None or (found is not None and _rank(found) > _rank(other)) else other
 
-    def _descend(self, node: _Node[_Value], labels: list[str], left: int) -> _Value | None:
-        """Look among the patterns under *node* with *left* labels of the name not yet matched."""
-        if left == 0:
-            return node.here
-        child = node.labels.get(labels[left - 1])
-        if child is not None:
-            found = self._descend(child, labels, left - 1)
-            if found is not None:
-                return found
-        if node.any_label is not None:
-            found = self._descend(node.any_label, labels, left - 1)
-            if found is not None:
-                return found
-        return node.beyond
+    def _covering(self, name: str) -> Iterator[str]:
+        """Yield the patterns with nothing but a leading ``*`` that match *name*, most specific first."""
+        rest = name
+        while rest:
+            _, _, rest = rest.partition(".")
+            if (pattern := self._below.get(rest)) is not None:
+                yield pattern
 
-    def find_all(self, name: Hostname) -> Iterator[_Value]:
-        """Yield the values of all patterns that match *name*, most specific first."""
-        if (found := self._exact.get(name)) is not None:
-            yield found
-        if self._root is not None:
-            labels = name.split(".")
-            yield from self._descend_all(self._root, labels, len(labels))
-
-    def _descend_all(self, node: _Node[_Value], labels: list[str], left: int) -> Iterator[_Value]:
+    def _descend(self, node: _Node, labels: list[str], left: int) -> Iterator[str]:
+        """Yield the patterns under *node* that match with *left* labels of the name still to be matched, most specific first."""
         if left == 0:
             if node.here is not None:
                 yield node.here
             return
         for child in (node.labels.get(labels[left - 1]), node.any_label):
             if child is not None:
-                yield from self._descend_all(child, labels, left - 1)
+                yield from self._descend(child, labels, left - 1)
         if node.beyond is not None:
             yield node.beyond
+
+    def find_all(self, name: Hostname) -> list[str]:
+        """Return all patterns that match *name*, most specific first."""
+        found = [*self._covering(name)]
+        if self._root is not None:
+            labels = name.split(".")
+            found += self._descend(self._root, labels, len(labels))
+        return [*([name] if name in self._patterns else []), *sorted(found, key=_rank, reverse=True)]
 
     def has_below(self, name: str) -> bool:
         """Tell whether some pattern matches a name below *name*: more labels, ending in these; "" is the root of all names.
@@ -176,15 +179,15 @@ class PatternTable(Generic[_Value]):
         It costs what ``find`` does.
         """
         if not name:
-            return bool(self._exact) or self._root is not None
-        if name in self._above:
+            return bool(self._patterns)
+        if name in self._above or next(self._covering(name), None) is not None:
             return True
         if self._root is None:
             return False
         labels = name.split(".")
         return self._goes_on(self._root, labels, len(labels))
 
-    def _goes_on(self, node: _Node[_Value], labels: list[str], left: int) -> bool:
+    def _goes_on(self, node: _Node, labels: list[str], left: int) -> bool:
         # A leading * takes any number of labels, so what stands in front of it is below too.
         if node.beyond is not None:
             return True
@@ -192,3 +195,9 @@ class PatternTable(Generic[_Value]):
             return bool(node.labels) or node.any_label is not None
         children = (node.labels.get(labels[left - 1]), node.any_label)
         return any(child is not None and self._goes_on(child, labels, left - 1) for child in children)
+
+
+def _rank(pattern: str) -> list[int]:
+    """Return what the more specific of two patterns that match one name has more of, label by label from the right."""
+    first, *others = pattern.split(".")
+    return [*(1 if label == "*" else 2 for label in reversed(others)), 0 if first == "*" else 2]

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 __all__ = ["Draft", "Mode", "read"]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
-from sbxproxy.address import IPNetwork, parse_network
 from sbxproxy.errors import PolicyError, PolicyProblem
+from sbxproxy.paced import paced
 from sbxproxy.policy.action import SetHeaders, Transform
 from sbxproxy.policy.fault import Fault
 from sbxproxy.policy.pattern import parse_pattern
 from sbxproxy.policy.place import key_place
 from sbxproxy.policy.plain import read_rules
 from sbxproxy.policy.rules import Rule, RuleSet
+from sbxproxy.ranges import IPNetwork, Span, parse_span, span_of
 
 if TYPE_CHECKING:
     from sbxproxy.policy.document import Document, NormalisedDocument
@@ -41,8 +42,8 @@ class Draft:
 
     mode: Mode
     domains: dict[str, RuleSet | None] = field(default_factory=dict)
-    allow: list[IPNetwork] = field(default_factory=list)
-    deny: list[IPNetwork] = field(default_factory=list)
+    allow: list[Span] = field(default_factory=list)
+    deny: list[Span] = field(default_factory=list)
 
 
 _MODES = {
@@ -97,8 +98,8 @@ class _Names:
 def _settle(
     mode: Mode,
     domains: dict[str, RuleSet | None],
-    allow: list[IPNetwork],
-    deny: list[IPNetwork],
+    allow: list[Span],
+    deny: list[Span],
     names: _Names,
 ) -> Draft:
     """Hold mode and lists against each other."""
@@ -134,7 +135,7 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
     keyed = isinstance(domains, dict)
     rules: dict[int, tuple[Rule, ...]] = {}
     if isinstance(domains, dict):
-        for position, listed in enumerate(domains.values()):
+        for position, listed in enumerate(paced(domains.values(), piece=50)):
             if listed != [] or not isinstance(listed, list):
                 read_plainly = read_rules(listed)
                 if not read_plainly:
@@ -143,7 +144,7 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
         lists[names.domains] = list(domains)
     texts: dict[str, list[str]] = {}
     for name, listed in lists.items():
-        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        if not isinstance(listed, list) or not all(isinstance(item, str) for item in paced(listed)):
             return None
         texts[name] = listed
     problems: list[PolicyProblem] = []
@@ -158,35 +159,34 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
     return _settle(mode, compiled, ranges[names.allow], ranges[names.deny], names)
 
 
-def _patterns(texts: Iterable[str], place: str, problems: list[PolicyProblem], *, keyed: bool) -> list[str]:
+def _patterns(texts: Sequence[str], place: str, problems: list[PolicyProblem], *, keyed: bool) -> list[str]:
     """Read patterns. In a map two keys that mean the same are a fault, in a list they do no harm."""
-    patterns: dict[str, tuple[int, str]] = {}
+    patterns: dict[str, int] = {}
 
-    def here(position: int, text: str) -> str:
-        return place + (key_place(text, position) if keyed else f"[{position}]")
+    def here(position: int) -> str:
+        return place + (key_place(texts[position], position) if keyed else f"[{position}]")
 
-    for position, text in enumerate(texts):
+    for position, text in enumerate(paced(texts)):
         try:
             pattern = parse_pattern(text)
         except Fault as fault:
-            problems.append(PolicyProblem(here(position, text), fault.problem, fault.expected))
+            problems.append(PolicyProblem(here(position), fault.problem, fault.expected))
             continue
-        first = patterns.setdefault(pattern, (position, text))
-        if keyed and first[0] != position:
-            problem = f"the same pattern as {here(*first)}"
-            problems.append(PolicyProblem(here(position, text), problem, "each pattern once"))
+        first = patterns.setdefault(pattern, position)
+        if keyed and first != position:
+            problems.append(PolicyProblem(here(position), f"the same pattern as {here(first)}", "each pattern once"))
     return list(patterns)
 
 
-def _networks(texts: Iterable[str], place: str, problems: list[PolicyProblem]) -> list[IPNetwork]:
-    networks: list[IPNetwork] = []
-    for position, text in enumerate(texts):
+def _networks(texts: Iterable[str], place: str, problems: list[PolicyProblem]) -> list[Span]:
+    spans: list[Span] = []
+    for position, text in enumerate(paced(texts)):
         try:
-            networks.append(parse_network(text))
+            spans.append(parse_span(text))
         except ValueError as error:
             expected = "CIDR notation, such as 203.0.113.0/24"
             problems.append(PolicyProblem(f"{place}[{position}]", str(error), expected))
-    return networks
+    return spans
 
 
 _Shape = TypeVar("_Shape", "Document", "NormalisedDocument")
@@ -211,12 +211,16 @@ def _read_documented(document: object) -> Draft:
 
     shape = _validate(Document, document)
     problems: list[PolicyProblem] = []
-    patterns = _patterns(shape.allow, "allow", problems, keyed=isinstance(shape.allow, dict))
+    patterns = _patterns(list(shape.allow), "allow", problems, keyed=isinstance(shape.allow, dict))
     if problems:
         raise PolicyError(*problems)
     listed = shape.allow.values() if isinstance(shape.allow, dict) else [[]] * len(patterns)
     domains = {pattern: _rule_set(pattern, rules) for pattern, rules in zip(patterns, listed, strict=True)}
-    return _settle(_MODES[shape.mode], domains, shape.subnets.allow, shape.subnets.deny, _Names.documented())
+    return _settle(_MODES[shape.mode], domains, _spans(shape.subnets.allow), _spans(shape.subnets.deny), _Names.documented())
+
+
+def _spans(networks: Iterable[IPNetwork]) -> list[Span]:
+    return list(map(span_of, networks))
 
 
 def _rule_set(pattern: str, rules: Iterable[Rule]) -> RuleSet | None:
@@ -249,4 +253,4 @@ def _read_normalised(document: object) -> Draft:
     if problems:
         raise PolicyError(*problems)
     domains = {pattern: _rule_set(pattern, listed) for pattern, listed in rules.items()}
-    return _settle(_MODES[shape.mode], domains, shape.allowedCIDRs, shape.deniedCIDRs, _Names.normalised())
+    return _settle(_MODES[shape.mode], domains, _spans(shape.allowedCIDRs), _spans(shape.deniedCIDRs), _Names.normalised())
