@@ -114,7 +114,7 @@ class PrefixTable:
         return self._v6.find(number)
 
     def __contains__(self, address: IPAddress) -> bool:
-        return self._find(address) is not None
+        return self._find(address) is not None if self.spans else False
 
     def __len__(self) -> int:
         return len(self.spans)

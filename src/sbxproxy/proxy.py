@@ -89,7 +89,7 @@ class Proxy:
         self._handshakes = Slots(limits.handshakes, limit="handshakes")
         self._flows = Slots(limits.flows or fd_budget(), limit="flows")
         self._sandboxes: dict[str, Sandbox] = {}
-        self._endpoints: dict[tuple[IPAddress, int], int] = {}
+        self._listening: dict[int, dict[IPAddress, int]] = {}
         self._epoch = 0
         self._engine = Engine()
         self._forwarder: Forwarder | None = None
@@ -263,21 +263,25 @@ class Proxy:
     def _register(self, endpoints: Sequence[tuple[IPAddress, int]]) -> Any:
         """Note addresses that this proxy listens on, which nothing may be connected to; returns what takes that back."""
         self._epoch += 1
-        for endpoint in endpoints:
-            self._endpoints[endpoint] = self._endpoints.get(endpoint, 0) + 1
+        for address, port in endpoints:
+            here = self._listening.setdefault(port, {})
+            here[address] = here.get(address, 0) + 1
 
         def unregister() -> None:
             self._epoch += 1
-            for endpoint in endpoints:
-                self._endpoints[endpoint] -= 1
-                if not self._endpoints[endpoint]:
-                    del self._endpoints[endpoint]
+            for address, port in endpoints:
+                here = self._listening[port]
+                here[address] -= 1
+                if not here[address]:
+                    del here[address]
+                    if not here:
+                        del self._listening[port]
 
         return unregister
 
     def _is_own_listener(self, address: IPAddress, port: int) -> bool:
-        if (address, port) in self._endpoints:
-            return True
+        here = self._listening.get(port)
+        if here is None:  # as for nearly all that is connected to, and an address takes a while to look up
+            return False
         # A listener on 0.0.0.0 or :: is at every address of the host.
-        everywhere = (_EVERYWHERE[0], port) in self._endpoints or (_EVERYWHERE[1], port) in self._endpoints
-        return everywhere and is_host_address(address)
+        return address in here or (not here.keys().isdisjoint(_EVERYWHERE) and is_host_address(address))

@@ -112,7 +112,8 @@ class _Case(Reach):
         elif not addresses:
             return NO_ADDRESS
         else:
-            in_range = [address for address in addresses if self.range_of(address) is not None]
+            allow = policy.allow
+            in_range = [address for address in addresses if address in allow and self.closed(address) is None]
             if in_range:
                 return self.named_in_range(name, tuple(in_range))
             if found is None:

@@ -82,8 +82,8 @@ class Reach:
                 )
             if form in boundary.never:
                 return Deny(reason=Reason.ADDRESS_DENIED, detail=f"{address} is in a range that the operator closed")
-            network = deny.find(form)
-            if network is not None:
+            if form in deny:
+                network = deny.find(form)
                 return Deny(
                     reason=Reason.ADDRESS_DENIED,
                     detail=f"{address} is in a denied range",
