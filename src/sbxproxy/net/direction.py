@@ -39,7 +39,7 @@ CHUNKS_PER_TURN = 4
 SPLICE_AFTER = 256 * 1024
 """Bytes after which a direction is worth a pipe; most connections of package managers and APIs stay below."""
 
-SPLICE_PER_TURN = 1024 * 1024
+SPLICE_PER_TURN = 256 * 1024
 """Bytes spliced before others get the processor; about 100 microseconds."""
 
 CAN_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
