@@ -150,12 +150,15 @@ class Express:
         """Carry a connection in a task, from its beginning."""
         self.leave_to_task(passage, partial(self._ordinary, passage.client, passage.started))
 
+    def carries(self, passage: _Passage) -> bool:
+        """Tell whether *passage* has neither ended nor been left to a task."""
+        return passage in self._passages
+
     def over(self, passage: _Passage) -> None:
         """See *passage* gone."""
         del self._passages[passage]
         self._done(passage.client)
-        if self._finishing:
-            self._look_whether_empty()
+        self._look_whether_empty()
 
     def broke(self, error: BaseException) -> None:
         """Tell of a defect."""
@@ -470,7 +473,9 @@ class _Passage:
         self.end("cancelled")
 
     def end(self, why: str) -> None:
-        """Close everything and tell of it; *why* unless the flow says so itself."""
+        """Close everything and tell of it; *why* unless the flow says so itself. Again, or once a task carries it, is harmless."""
+        if not self._express.carries(self):
+            return
         self._engine.ignore(self.client.socket)
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:

@@ -84,6 +84,7 @@ class FirstBytes:
                 return answer
             if len(client.peeked) >= most:
                 return self._last_word(sniffers)
+            self._hold(len(client.peeked))  # what came with the request, too
             wanted = bytes_wanted(client.peeked)
             while len(client.peeked) < wanted:
                 if not await client.fill():
