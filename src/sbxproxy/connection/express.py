@@ -377,7 +377,7 @@ class _Passage:
         """Connect, to the first address only: if another has to be tried, that is not done here."""
         flow, limits = self._flow, self._context.limits
         self._road = road
-        flow.facts, flow.decision, flow.address = road.facts, road.relay, road.address
+        flow.facts, flow.decision = road.facts, road.relay
         try:
             self._upstream, peer = begin(road.address, road.port, road.text)
         except OSError as error:
@@ -424,7 +424,7 @@ class _Passage:
         except OSError as error:
             self._fail(error)
             return
-        flow.facts = road.connected
+        flow.facts, flow.address = road.connected, road.address
         # What was said of this very address in this very step need not be asked again.
         if (peer is None or not road.sole) and not context.rejudge(flow):
             self._detour(ClientProtocolError(Reason.POLICY_CHANGED, "the policy changed while this was being connected"))
