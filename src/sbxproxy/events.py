@@ -223,8 +223,15 @@ _FIELDS = {kind: _fields(kind) for kind in _KINDS}
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
-_text = lru_cache(maxsize=4096)(encode_basestring_ascii)
+_known_text = lru_cache(maxsize=4096)(encode_basestring_ascii)
 """The same few names, patterns and reasons stand in event after event."""
+
+_LONGEST_KNOWN = 256
+
+
+def _text(value: str) -> str:
+    return _known_text(value) if len(value) <= _LONGEST_KNOWN else encode_basestring_ascii(value)
+
 
 _SCALARS: dict[type, Callable[[Any], str]] = {
     str: _text,

@@ -42,13 +42,16 @@ from sbxproxy.net.engine import Engine, News
 from sbxproxy.net.outcome import Ended
 from sbxproxy.net.peek import RECEIVE_SIZE
 from sbxproxy.net.relay import relay
-from sbxproxy.net.sockets import reset_on_close
+from sbxproxy.net.sockets import is_tcp, reset_on_close
 from sbxproxy.net.tunnel import Tunnel
 from sbxproxy.policy.decision import Facts, Need, Reason, Relay
 from sbxproxy.wire.result import Sniffed
 from sbxproxy.wire.sniff import BUILTIN, sniff
 
 _T = TypeVar("_T")
+
+MOST_HELD = 4096
+"""Most first bytes held while a connection is waited for; a ClientHello seldom has half as many."""
 
 Problem: TypeAlias = UpstreamError | ClientProtocolError | LimitError
 
@@ -337,7 +340,9 @@ class _Passage:
         if self.client.peeked:
             self._look()
         else:
-            self._await(_Passage._hear_first_bytes, self._deadline, again=bool(place.told))
+            # What came with descriptors, on a local socket, is not read in one go, and has to be told anew.
+            again = bool(place.told) and is_tcp(self.client.socket)
+            self._await(_Passage._hear_first_bytes, self._deadline, again=again)
 
     def _accept(self, place: Place) -> bool:
         """Tell the client to go ahead; false if it is gone."""
@@ -386,6 +391,9 @@ class _Passage:
         if peer is not None:
             self._connect(self._upstream, peer)
             return
+        if len(self.client.peeked) > MOST_HELD:
+            self._detour()  # where it counts against the sandbox's bound
+            return
         patience = STAGGER if road.others else min(limits.connect, limits.connect_total)
         self._next = _Passage._hear_upstream
         try:
@@ -430,6 +438,8 @@ class _Passage:
             self._detour(ClientProtocolError(Reason.POLICY_CHANGED, "the policy changed while this was being connected"))
             return
         self._record.opened()
+        if not self._express.carries(self):
+            return  # an observer has cut it
         assert self._place is not None
         if not self._accepted and not self._accept(self._place):
             return

@@ -74,6 +74,7 @@ class FirstBytes:
 
     async def _sniff(self, sniffers: Sequence[Sniffer]) -> Sniffed:
         client, most = self._client, self._context.limits.client_hello
+        self._hold(len(client.peeked))  # what came with the request, too
         while True:
             try:
                 # What stands beyond the bound counts as not there, however much of it came with one read.
@@ -84,7 +85,6 @@ class FirstBytes:
                 return answer
             if len(client.peeked) >= most:
                 return self._last_word(sniffers)
-            self._hold(len(client.peeked))  # what came with the request, too
             wanted = bytes_wanted(client.peeked)
             while len(client.peeked) < wanted:
                 if not await client.fill():

@@ -25,8 +25,8 @@ MOST_ROADS = 64
 """Kinds of first bytes whose decision is kept for one place."""
 
 MOST_ALPN = 8
-LONGEST_NAME = 255
-"""Bounds of first bytes worth keeping."""
+LONGEST = 512
+"""Bounds of first bytes worth keeping: protocols, and bytes of these and the name."""
 
 
 class Road:
@@ -94,7 +94,9 @@ class Place:
 
     def keep(self, key: object, road: Road) -> Road:
         """Keep *road*, if *key* is of reasonable size, and return it."""
-        if isinstance(key, Sniffed) and (len(key.alpn) > MOST_ALPN or len(key.server_name or b"") > LONGEST_NAME):
+        if isinstance(key, Sniffed) and (
+            len(key.alpn) > MOST_ALPN or len(key.server_name or b"") + sum(map(len, key.alpn)) > LONGEST
+        ):
             return road
         if len(self.roads) < MOST_ROADS:
             self.roads[key] = road

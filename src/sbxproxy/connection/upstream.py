@@ -111,6 +111,7 @@ class Upstream:
     async def _dial(self, dial: Dial) -> tuple[Stream, IPAddress]:
         begun, limits = self.begun, self._context.limits
         if begun is None or begun[1] != dial.addresses[0] or dial.port != self._flow.facts.port:
+            self.forget_begun()
             return await self._context.dialer(dial.addresses, dial.port)
         self.begun = None
         return await resume(dial.addresses, dial.port, connect=limits.connect, total=limits.connect_total, begun=begun[0])
@@ -133,6 +134,7 @@ class Upstream:
             Denied: the policy has changed meanwhile, or the terminator failed.
         """
         flow, context = self._flow, self._context
+        self.forget_begun()
         stream, address = await context.dialer(dial.addresses, dial.port)
         flow.address = address
         flow.facts = flow.facts.at((address,))

@@ -30,7 +30,7 @@ MOST_ALPN = 8
 class Verdicts:
     """Asks the judge for one sandbox."""
 
-    __slots__ = ("_boundary", "_clock", "_epoch", "_kept", "_policy", "_until")
+    __slots__ = ("_boundary", "_clock", "_epoch", "_era", "_kept", "_policy", "_until")
 
     def __init__(self, boundary: Boundary, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Keep nothing yet.
@@ -44,15 +44,17 @@ class Verdicts:
         self._policy: Policy | None = None
         self._epoch = 0
         self._until = 0.0
+        self._era = object()
         self._kept: dict[Facts, Decision | Need] = {}
 
     def era(self, policy: Policy) -> object:
-        """Return what stays the same object for as long as answers may be given again."""
+        """Return what stays the same object for as long as answers may be given again; it holds none of them."""
         now, epoch = self._clock(), self._boundary.epoch()
         if policy is not self._policy or epoch != self._epoch or now >= self._until or len(self._kept) >= MOST:
             self._kept = {}
+            self._era = object()
             self._policy, self._epoch, self._until = policy, epoch, now + KEEP
-        return self._kept
+        return self._era
 
     def judge(self, policy: Policy, facts: Facts) -> Decision | Need:
         """Decide as ``policy.judge.judge`` does."""

@@ -174,9 +174,11 @@ class Engine:
             finally:
                 self._epoll = None
                 for tunnel in tuple(self._tunnels):
-                    self._end(tunnel, "stopped")
+                    if tunnel.ended is None:  # whoever was told before it may have ended it
+                        self._end(tunnel, "stopped")
                 for wait in tuple(self._waits.values()):
-                    self._tell(wait, News.CLOSED)
+                    if self._waits.get(wait.number) is wait:
+                        self._tell(wait, News.CLOSED)
                 self._ready.clear()
                 self._greedy.clear()
                 self._calls.clear()
@@ -267,8 +269,9 @@ class Engine:
         return tunnel.ended
 
     def time(self) -> float:
-        """Return Trio's time: a third of the calls that ``trio.current_time`` takes."""
-        return self._clock()
+        """Return Trio's time, and take it for ``now``: for whoever is not called in a turn."""
+        self.now = now = self._clock()
+        return now
 
     # -- the tunnels
 
@@ -388,6 +391,16 @@ class Engine:
         if due < self._due:
             self._set_due(due)
 
+    def _tell_in_turn(self, wait: _Wait, news: News) -> None:
+        """Tell a task at once, which takes no time, and a watcher when its turn comes."""
+        if not wait.good:
+            self._tell(wait, news)
+        elif wait.news is None:
+            wait.news = news
+            self._calls.append(wait)
+        elif news is News.OTHER:
+            wait.news = news
+
     def _tell(self, wait: _Wait, news: News) -> None:
         del self._waits[wait.number]
         wait.tell(news)
@@ -423,15 +436,19 @@ class Engine:
         now = self.now = self._clock()
         due, shortest = math.inf, math.inf
         for wait in tuple(self._waits.values()):
-            if wait.sock.fileno() != wait.number:
+            if self._waits.get(wait.number) is not wait:
+                pass  # whoever was told before it has ended it
+            elif wait.sock.fileno() != wait.number:
                 self._tell(wait, News.CLOSED)
             elif wait.until <= now:
-                self._tell(wait, News.LATE)
+                self._tell_in_turn(wait, News.LATE)
             else:
                 due = min(due, wait.until, now + LOOK)
         for tunnel in tuple(self._tunnels):
             over = tunnel.moved + tunnel.idle
-            if not tunnel.is_open():
+            if tunnel.ended is not None:
+                pass  # likewise
+            elif not tunnel.is_open():
                 self._end(tunnel, "closed")
             elif over <= now:
                 self._end(tunnel, "idle")
@@ -465,13 +482,8 @@ class Engine:
                 wait = self._waits.get(number)
                 if wait is None:
                     pass  # its tunnel or its waiting is over, and it wasn't closed yet
-                elif not wait.good:
-                    self._tell(wait, News.READY)
-                elif wait.news is None:
-                    wait.news = News.OTHER if flags & ~wait.good else News.READY
-                    self._calls.append(wait)
-                elif flags & ~wait.good:
-                    wait.news = News.OTHER
+                else:
+                    self._tell_in_turn(wait, News.OTHER if flags & ~wait.good else News.READY)
                 continue
             reads, writes = pair
             if flags & _BEHIND:
