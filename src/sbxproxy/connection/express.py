@@ -259,7 +259,7 @@ class _Passage:
                 reset_on_close(upstream)
                 upstream.close()
         if problem is None:
-            flow.facts, flow.decision, flow.address = place.wished, None, None
+            flow.facts, flow.decision, flow.address = flow.facts.at(None), None, None
         flow.stop_by(None)
         run = partial(
             resume_flow,
@@ -374,6 +374,7 @@ class _Passage:
             self._set_out(road)
             return
         place.renew(context.era())
+        self._flow.facts = with_wire(place.wished, found)  # for the other way, should the policy have become another meanwhile
         self._decide(place, with_wire(place.waiting or place.wished, found), found)
 
     # -- the other side

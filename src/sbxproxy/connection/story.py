@@ -68,7 +68,7 @@ async def resume_flow(
 
     Args:
         context: its sandbox's.
-        flow: the flow, in the table of live flows; on facts that don't tell of the first bytes, undecided.
+        flow: the flow, in the table of live flows; undecided; its facts tell of the first bytes if those were looked at.
         client: the program's side, with all that was read from it still to be consumed.
         ask: the wish.
         accepted: whether the client was told to go ahead.
