@@ -179,7 +179,11 @@ class Pair:
 
     async def open(self, box: str = "short") -> Client:
         sock = trio.socket.socket()
-        await sock.connect((LOOPBACK, self.ports[box]))
+        try:
+            await sock.connect((LOOPBACK, self.ports[box]))
+        except BaseException:
+            sock.close()
+            raise
         return Client(trio.SocketStream(sock))
 
     async def play(self, steps: Sequence[Step], box: str = "short") -> Seen:
@@ -191,7 +195,7 @@ class Pair:
         with trio.fail_after(PATIENCE):
             while self.boxes[box].flows or slots.free != self.total or any(express._passages for express in self.expresses):
                 await trio.sleep(pause)
-                pause = min(1.3 * pause, 0.5)  # few steps for a clock that jumps
+                pause = min(2 * pause, 0.5)  # few steps for a clock that jumps
         await trio.sleep(0.002)
         assert slots.free == self.total
 
