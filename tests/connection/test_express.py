@@ -257,3 +257,41 @@ def test_a_program_and_observers_can_not_tell_the_ways_apart(name: str) -> None:
                 assert all(event.reason != "internal-error" for event in pair.closed())
 
     trio.run(play, clock=trio.testing.MockClock(autojump_threshold=0.1) if scene.jump else None)
+
+
+PORT = b"PORT"
+DATA = st.one_of(
+    st.just(head(f"{NAME}:PORT") + HELLO + b"payload" * 40),
+    st.just(head(f"{NAME}:PORT") + HELLO),
+    st.just(head(f"{OTHER}:PORT") + HELLO),
+    st.just(head(f"{NAME}:PORT") + client_hello(OTHER) + b"payload"),
+    st.just(head(f"{NAME}:PORT") + client_hello(NAME, record_size=70, alpn=(b"h2", b"http/1.1"))),
+    st.builds(lambda junk: head(f"{NAME}:PORT") + junk, st.binary(max_size=80)),
+    st.binary(max_size=40),
+)
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> tuple[bytes, list[int], str, str]:
+    data = draw(DATA)
+    cuts = draw(st.lists(st.integers(0, len(data)), max_size=5).map(sorted))
+    return data, cuts, draw(st.sampled_from(["fin", "fin", "reset"])), draw(st.sampled_from(["answer", "first", "close"]))
+
+
+async def compare(data: bytes, cuts: list[int], end: str, mode: str) -> None:
+    async with open_pair(ALLOWED, mode=mode) as pair:
+        port = pair.upstream.port
+        data = data.replace(PORT, b"%d" % port)
+        steps: list[Step] = []
+        for begin, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
+            if begin < stop:
+                steps += [("send", data[begin:stop]), ("rest", 0.004)]
+        came, _ = await both(Scene(lambda _: [*steps, ("rest", 0.01), (end,)], "", mode=mode), pair, port)
+        assert came[0] == came[1]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scripts())
+def test_however_the_bytes_come_and_end_the_ways_are_the_same(script: tuple[bytes, list[int], str, str]) -> None:
+    """Twice each, so that what is remembered is asked too."""
+    trio.run(compare, *script)
