@@ -289,6 +289,10 @@ class Secrets:
         """The names that have a source."""
         return frozenset(self._sources)
 
+    def is_fixed(self, name: str) -> bool:
+        """Tell whether *name* has one value for as long as this lives."""
+        return type(self._sources.get(name)) is _Constant
+
     async def get(self, name: str) -> Secret:
         """Return the value of *name*, checked to be fit for a header.
 

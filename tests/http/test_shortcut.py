@@ -93,8 +93,8 @@ async def test_the_usual_does_go_the_short_way(nursery, monkeypatch):
     went = []
     run = Shortcut.run
 
-    async def watched(self, *args):
-        went.append(await run(self, *args))
+    async def watched(self, *args, **options):
+        went.append(await run(self, *args, **options))
         return went[-1]
 
     monkeypatch.setattr(Shortcut, "run", watched)

@@ -24,9 +24,9 @@ from sbxproxy.http.asked import asks_for_websocket, expects_continue, loggable_p
 from sbxproxy.http.body import Body, LengthBody
 from sbxproxy.http.fields import Fields, end_to_end, outgoing
 from sbxproxy.http.forwarding import Forwarding
-from sbxproxy.http.handler import Denied, Ended, Forward, Origin, Record, RequestHandler, ask, ask_now
+from sbxproxy.http.handler import AtOnce, Denied, Ended, Forward, Origin, Record, RequestHandler, ask, ask_now
 from sbxproxy.http.incoming import RECEIVE, ClientGone
-from sbxproxy.http.job import Job, Tally
+from sbxproxy.http.job import Job, Tally, check_request
 from sbxproxy.http.message import Headers, Request, Response
 from sbxproxy.http.patience import Patience
 from sbxproxy.http.pool import Pool
@@ -104,6 +104,7 @@ class Exchange:
         self._relay = relay
         self._pool = pool
         self._shortcut = None if pool is None else Shortcut(client, handler, pool, limits)
+        self._at_once: AtOnce | None = None if pool is None else getattr(handler, "at_once", None)
         self._started = 0.0
         self._tally = Tally()
         self._head: RequestHead | None = None
@@ -200,7 +201,8 @@ class Exchange:
         self._head = head
         self._body = body = client.begin(raw, head)
         plain = head.names is not None
-        if plain and head.host == self._host and head.method in _USUAL:
+        usual = plain and head.host == self._host and head.method in _USUAL
+        if usual:
             target = head.target.decode("ascii")
         else:
             target = check_target(head, self._origin, proxying=self._proxying)
@@ -211,6 +213,29 @@ class Exchange:
             headers = end_to_end(head.fields, head.names)
             if client.incoming.memory.holds(head.fields):
                 self._fields, self._headers = head.fields, headers
+        shortcut = self._shortcut
+        if usual and self._at_once is not None and shortcut is not None and isinstance(body, LengthBody) and _is_short(head, body):
+            told = ask_now(self._at_once, head.method, target, headers)
+            if told is not None:
+                if type(told) is not Headers:
+                    raise StageError("the handler's answer is none")
+                brief = body.ready()
+                went = await shortcut.run(
+                    head.method,
+                    target,
+                    told,
+                    brief,
+                    origin=self._origin,
+                    declared=head.content_length is not None,
+                    asked=None,
+                    tally=self._tally,
+                    patience=self._patience,
+                )
+                if went is True:
+                    return None
+                request = Request(method=head.method, target=target, headers=told, host=self._origin.authority)
+                job = Job(head, body, Forward(request=request, origin=self._origin), brief, awaits_continue=False, websocket=False)
+                return await self._forward(job, went)
         request = Request(method=head.method, target=target, headers=headers, host=self._origin.authority)
         if limit := ask_now(self._handler.body_limit, request):
             request = replace(request, body=await self._whole_body(head, body, limit))
@@ -230,8 +255,20 @@ class Exchange:
             content = b""
         job = Job(head, body, answer, content, awaits_continue and content is None, not plain and asks_for_websocket(head))
         resumed = None
-        if self._shortcut is not None and plain and self._is_at_hand(job):
-            went = await self._shortcut.run(job, self._tally, self._patience)
+        if shortcut is not None and plain and self._is_at_hand(job):
+            check_request(job)
+            sent = answer.request
+            went = await shortcut.run(
+                sent.method,
+                sent.target,
+                sent.headers,
+                job.content or b"",
+                origin=answer.origin,
+                declared=head.content_length is not None,
+                asked=sent,
+                tally=self._tally,
+                patience=self._patience,
+            )
             if went is True:
                 return None
             resumed = went
@@ -348,6 +385,11 @@ class Exchange:
             self._handler.done(record)
         except Exception as error:  # noqa: BLE001 - an observer can't change what it observes
             _log.error("a request handler's done() failed with %s", type(error).__name__)
+
+
+def _is_short(head: RequestHead, body: LengthBody) -> bool:
+    """Tell whether the whole body is there, and small enough to be sent before anything is received."""
+    return body.complete or (body.is_at_hand and (head.content_length or 0) <= RECEIVE)
 
 
 def _is_proper(forward: Any) -> bool:

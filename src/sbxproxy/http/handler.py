@@ -7,7 +7,7 @@ exchange does, so that no handler can get it wrong.
 
 from __future__ import annotations
 
-__all__ = ["Denied", "Ended", "Forward", "Origin", "Record", "RequestHandler", "ask", "ask_now"]
+__all__ = ["AtOnce", "Denied", "Ended", "Forward", "Origin", "Record", "RequestHandler", "ask", "ask_now"]
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from trio.abc import Stream
 
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
-from sbxproxy.http.message import Request, Response
+from sbxproxy.http.message import Headers, Request, Response
 
 _log = logging.getLogger("sbxproxy.http")
 
@@ -143,6 +143,18 @@ class RequestHandler(Protocol):
 
     def done(self, record: Record) -> None:
         """Take the story of a request that is over; must not block."""
+        ...
+
+
+class AtOnce(Protocol):
+    """What a handler may have as ``at_once``: the decision on the usual request, made in one call and without its objects."""
+
+    def __call__(self, method: str, target: str, headers: Headers) -> Headers | None:
+        """Say with which fields the request goes to the connection's own origin, otherwise unchanged.
+
+        ``None`` if that is not all there is to it: then ``body_limit`` and ``on_request`` are asked. Otherwise they are not, and
+        ``on_response`` would have to return the response as it is: it may be left out. Raises what ``on_request`` may.
+        """
         ...
 
 

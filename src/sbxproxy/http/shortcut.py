@@ -20,8 +20,8 @@ from trio.abc import Stream
 from sbxproxy.http.fields import end_to_end, lines, outgoing
 from sbxproxy.http.handler import Origin, RequestHandler, ask
 from sbxproxy.http.incoming import RECEIVE, below
-from sbxproxy.http.job import Job, Tally, check_request
-from sbxproxy.http.message import Headers, Response
+from sbxproxy.http.job import Tally
+from sbxproxy.http.message import Headers, Request, Response
 from sbxproxy.http.patience import Patience
 from sbxproxy.http.pool import Pool
 from sbxproxy.http.sides import BODILESS, ClientSide, status_line
@@ -82,8 +82,31 @@ class Shortcut:
         self._received_headers = Headers()
         self._received_lines = b""
 
-    async def run(self, job: Job, tally: Tally, patience: Patience) -> Literal[True] | Resumed | None:
-        """Carry *job*, whose head is plain and whose body is at hand and small, to its upstream and the response back.
+    async def run(
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        content: bytes,
+        *,
+        origin: Origin,
+        declared: bool,
+        asked: Request | None,
+        tally: Tally,
+        patience: Patience,
+    ) -> Literal[True] | Resumed | None:
+        """Carry a request, whose head was plain and whose body is at hand and small, to its upstream and the response back.
+
+        Args:
+            method: as the client sent it.
+            target: checked.
+            headers: what the handler wants sent.
+            content: the body.
+            origin: where to.
+            declared: the client told the length of the body, even if it is none.
+            asked: the request that the handler is asked about with the response; ``None`` if it has no say in that.
+            tally: counts.
+            patience: whose time it is.
 
         Returns:
             True if that is done, and both connections are ready for the next request; ``None`` if nothing was begun, for want
@@ -93,9 +116,8 @@ class Shortcut:
             Denied, StageError: the response is not to be passed on, and nothing of it was.
             ClientGone: the client broke off.
         """
-        content = job.content or b""
-        request = self._request(job)
-        pool, origin = self._pool, job.forward.origin
+        request = self._request(method, target, headers, origin, len(content) if content or declared else None)
+        pool = self._pool
         generation = pool.generation
         stream = pool.take(origin, patience.last)
         if stream is None:
@@ -115,11 +137,14 @@ class Shortcut:
             read = plain_response(received, limit=self._limits.head, memory=self._memory)
             if read is not None:
                 status, _, fields, names, length, end = read
-                bodiless = job.head.method == "HEAD" or status in BODILESS
+                bodiless = method == "HEAD" or status in BODILESS
                 if len(received) - end == (0 if bodiless else length):
                     headers, written = self._headers(fields, names)
-                    response = Response(status=status, headers=headers)
-                    answer = await ask(self._handler.on_response, job.forward.request, response)
+                    response: Response | None = None
+                    answer: object = None
+                    if asked is not None:
+                        response = Response(status=status, headers=headers)
+                        answer = await ask(self._handler.on_response, asked, response)
                     if answer is response:
                         body = received[end:]
                         client = self._client
@@ -150,19 +175,17 @@ class Shortcut:
             stream, self._stream = self._stream, None
             await abort(stream)
 
-    def _request(self, job: Job) -> bytes:
+    def _request(self, method: str, target: str, headers: Headers, origin: Origin, length: int | None) -> bytes:
         """Write the request's head."""
-        request, origin = job.forward.request, job.forward.origin
-        check_request(job)
-        if request.headers is self._sent_headers and origin is self._sent_to:
+        if headers is self._sent_headers and origin is self._sent_to:
             written = self._sent_lines
         else:
-            written = b"Host: %b\r\n%b" % (origin.authority.encode(), lines(outgoing(request.headers)))
+            written = b"Host: %b\r\n%b" % (origin.authority.encode(), lines(outgoing(headers)))
             if len(written) <= REMEMBERED:
-                self._sent_headers, self._sent_to, self._sent_lines = request.headers, origin, written
-        first = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
-        if job.content or job.head.content_length is not None:
-            return b"%b%bContent-Length: %d\r\n\r\n" % (first, written, len(job.content or b""))
+                self._sent_headers, self._sent_to, self._sent_lines = headers, origin, written
+        first = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+        if length is not None:
+            return b"%b%bContent-Length: %d\r\n\r\n" % (first, written, length)
         return b"%b%b\r\n" % (first, written)
 
     def _headers(self, fields: tuple[tuple[bytes, bytes], ...], names: Sequence[bytes]) -> tuple[Headers, bytes]:

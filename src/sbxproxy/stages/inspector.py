@@ -105,6 +105,23 @@ class _Made:
     after: Headers
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _Known:
+    """What a rule came to for fields, where it comes to the same whenever it applies to the very same fields again.
+
+    Attributes:
+        rules: that were in force.
+        rule: of them, ``None`` for none.
+        before: the fields that the client sent.
+        after: those that are sent on, which may hold secrets.
+    """
+
+    rules: RuleSet | None
+    rule: Rule | None
+    before: Headers
+    after: Headers
+
+
 @dataclass(slots=True, kw_only=True)
 class Inspector:
     """The ``RequestHandler`` of one inspected flow.
@@ -135,6 +152,36 @@ class Inspector:
     _used: list[tuple[str, Transform]] = field(default_factory=list, init=False)
     _limited: tuple[Rule | None, int] = field(default=(None, 0), init=False)
     _made: _Made | None = field(default=None, init=False, repr=False)
+    _known: _Known | None = field(default=None, init=False, repr=False)
+
+    def at_once(self, method: str, target: str, headers: Headers) -> Headers | None:
+        """Say what a rule made of the very same fields before, if it would make the same of them again.
+
+        The rule is looked up anew all the same. ``None`` if it takes more than that: a secret that may have changed, a plugin,
+        another place to go to, a path to be refused.
+        """
+        rules, rule = self.rules(), None
+        if rules is not None:
+            if rules.matches_path and is_ambiguous_path(target):
+                return None
+            rule = rules.select(method=method, target=target, headers=headers.fields)
+        known = self._known
+        if known is None or known.before is not headers or known.rule is not rule or known.rules is not rules:
+            return None
+        self._rule = rule
+        return known.after
+
+    def _learn(self, before: Headers, answer: Forward) -> None:
+        """Remember what became of *before*, if that does not depend on anything that changes."""
+        rule, after = self._rule, answer.request.headers
+        if rule is not None:
+            if not isinstance(rule.action, actions.Transform):
+                return
+            for step in rule.action.steps:
+                if not isinstance(step, actions.SetHeaders) or not all(map(self.secrets.is_fixed, step.secrets)):
+                    return
+        if sum(len(name) + len(value) for name, value in (*before.fields, *after.fields)) <= 2 * REMEMBERED:
+            self._known = _Known(self._rules, rule, before, after)
 
     def body_limit(self, request: Request) -> int:
         """Choose the rule, and say how much of the body its plugins want to see."""
@@ -158,6 +205,12 @@ class Inspector:
 
     async def on_request(self, request: Request) -> Forward | Response | Denied:
         """Apply the rule that ``body_limit`` chose."""
+        answer = await self._apply(request)
+        if isinstance(answer, Forward):
+            self._learn(request.headers, answer)
+        return answer
+
+    async def _apply(self, request: Request) -> Forward | Response | Denied:
         if self._rules is not None and self._rules.matches_method:
             request = request.without_header(*_METHOD_OVERRIDES)
         rule = self._rule
@@ -170,15 +223,6 @@ class Inspector:
             case actions.Forward() as forward:
                 return self._forwarded(request, forward)
             case actions.Transform() as transform:
-                made = self._made
-                if (
-                    made is not None
-                    and made.before is request.headers
-                    and len(transform.steps) == 1
-                    and transform.steps[0] is made.step
-                    and not made.values
-                ):
-                    return Forward(request=request.with_headers(made.after), origin=self.origin)
                 return await self._transformed(request, transform)
             case unknown:
                 assert_never(unknown)
