@@ -214,7 +214,13 @@ class Exchange:
             if client.incoming.memory.holds(head.fields):
                 self._fields, self._headers = head.fields, headers
         shortcut = self._shortcut
-        if usual and self._at_once is not None and shortcut is not None and isinstance(body, LengthBody) and _is_short(head, body):
+        if (
+            usual
+            and self._at_once is not None
+            and shortcut is not None
+            and isinstance(body, LengthBody)
+            and _is_short(head, body)
+        ):
             told = ask_now(self._at_once, head.method, target, headers)
             if told is not None:
                 if type(told) is not Headers:
@@ -234,7 +240,9 @@ class Exchange:
                 if went is True:
                     return None
                 request = Request(method=head.method, target=target, headers=told, host=self._origin.authority)
-                job = Job(head, body, Forward(request=request, origin=self._origin), brief, awaits_continue=False, websocket=False)
+                job = Job(
+                    head, body, Forward(request=request, origin=self._origin), brief, awaits_continue=False, websocket=False
+                )
                 return await self._forward(job, went)
         request = Request(method=head.method, target=target, headers=headers, host=self._origin.authority)
         if limit := ask_now(self._handler.body_limit, request):

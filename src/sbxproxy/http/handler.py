@@ -48,6 +48,16 @@ class Origin:
         object.__setattr__(self, "authority", authority)
         object.__setattr__(self, "_hash", hash((self.host, self.port, self.scheme)))
 
+    def __eq__(self, other: object) -> bool:
+        """Compare what is compared; each connection looks its own object up among those of others, twice a request."""
+        return self is other or (
+            type(other) is Origin
+            and self._hash == other._hash
+            and self.host == other.host
+            and self.port == other.port
+            and self.scheme == other.scheme
+        )
+
     def __hash__(self) -> int:
         return self._hash
 

@@ -159,11 +159,7 @@ class Pool:
         """Give up connections that are too old (*now*, if the time is known); ``bury`` closes them."""
         if now is None:
             now = trio.current_time()
-        while self._idle:
-            for oldest in self._idle:
-                if oldest.until > now:
-                    return
-                break
+        while self._idle and next(iter(self._idle)).until <= now:
             self._dead.append(self._oldest().stream)
 
 

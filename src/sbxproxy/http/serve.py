@@ -70,8 +70,20 @@ async def serve(
 async def _serve_all(side: ClientSide, exchange: Exchange, patience: Patience, limits: Limits) -> Ended:
     incoming = side.incoming
     while True:
-        head: RequestHead | bytes | ClientProtocolError | Ended
-        head = await _next_head(side, patience, limits, first=not exchange.served)
+        head: RequestHead | bytes | ClientProtocolError | Ended | None = None
+        if exchange.served and not incoming.data:  # as _next_head, which the usual request need not go through
+            incoming.patience = None
+            patience.begin(limits.keep_alive, patience.last)  # the end of the response
+            try:
+                if not await incoming.fill():
+                    return Ended("eof")
+                head = incoming.head_at_hand(limits)
+            except ClientGone:
+                return Ended("client-gone")
+            except ClientProtocolError as error:
+                head = error
+        if head is None:
+            head = await _next_head(side, patience, limits)
         if isinstance(head, Ended):
             return head
         ended = await exchange.run(head)
@@ -81,23 +93,12 @@ async def _serve_all(side: ClientSide, exchange: Exchange, patience: Patience, l
             await trio.lowlevel.checkpoint()  # a client that asks ahead does not take the turns of others
 
 
-async def _next_head(
-    side: ClientSide, patience: Patience, limits: Limits, *, first: bool
-) -> RequestHead | bytes | ClientProtocolError | Ended:
-    """Wait for the next head; the time for it is a total, which a byte now and then does not extend."""
+async def _next_head(side: ClientSide, patience: Patience, limits: Limits) -> RequestHead | bytes | ClientProtocolError | Ended:
+    """Wait for the next head, of which bytes have come or must soon; a byte now and then does not extend the time for it."""
     incoming = side.incoming
     incoming.patience = None
+    patience.begin(limits.first_bytes)
     try:
-        if first or incoming.data:
-            patience.begin(limits.first_bytes)
-        else:
-            patience.begin(limits.keep_alive, patience.last)  # the end of the response
-            if not await incoming.fill():
-                return Ended("eof")
-            head = incoming.head_at_hand(limits)
-            if head is not None:
-                return head
-            patience.begin(limits.first_bytes)
         return await incoming.head(limits) or Ended("eof")
     except ClientGone:
         return Ended("client-gone")

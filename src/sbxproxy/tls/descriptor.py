@@ -87,12 +87,12 @@ class Descriptor:
             raise error
         waited = False
         if not self._likely:  # nothing is left in OpenSSL, and seldom something in the kernel
-            await trio.lowlevel.wait_readable(self._number())
+            await trio.lowlevel.wait_readable(self.number())
             waited = True
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         while True:
-            number = self._number()
+            number = self.number()
             try:
                 plaintext = self._read(limit)
             except SSL.WantReadError:
@@ -105,32 +105,56 @@ class Descriptor:
                 return plaintext
             waited = True
 
+    @property
+    def is_drained(self) -> bool:
+        """OpenSSL has nothing left to give, so that whatever comes next makes the socket readable."""
+        return not self._likely
+
+    def read_now(self, limit: int) -> bytes | None:
+        """Return what came by now as ``receive`` does, ``None`` if that is not yet anything; raises what ``receive`` raises."""
+        self.number()
+        try:
+            return self._read(limit)
+        except (SSL.WantReadError, SSL.WantWriteError):
+            return None
+
     def _read(self, limit: int) -> bytes:
         """Read once, and go on while there is likely to be more; what fails behind the first read fails next time."""
+        room = self._room
+        size: int = _lib.SSL_read(self._ssl, room, min(_RECORD, limit))
+        if 0 < size < _BULK:
+            self._likely = size == limit
+            part: bytes = _ffi.buffer(room, size)[:]
+            return part
+        return self._read_on(limit, size)
+
+    def _read_on(self, limit: int, size: int) -> bytes:
+        """Take what a first read of *size* came to, and see what else there is."""
         room = self._room
         parts: list[bytes] = []
         self._likely = False
         try:
             while True:
-                size = _lib.SSL_read(self._ssl, room, min(_RECORD, limit))
                 if size <= 0:
                     self._connection._raise_ssl_error(self._ssl, size)  # noqa: SLF001
-                part: bytes = _ffi.buffer(room, size)[:]
+                parts.append(_ffi.buffer(room, size)[:])
                 limit -= size
                 self._likely = limit <= 0
                 if size < _BULK or limit <= 0:
-                    if not parts:
-                        return part
-                    parts.append(part)
                     break
-                parts.append(part)
-        except (SSL.WantReadError, SSL.WantWriteError):
+                size = _lib.SSL_read(self._ssl, room, min(_RECORD, limit))
+        except SSL.WantReadError:
+            if not parts:
+                raise
+        except SSL.WantWriteError:
+            self._likely = True  # what it wants is not that the socket be readable
             if not parts:
                 raise
         except SSL.ZeroReturnError:
             self._likely = True  # OpenSSL will say so again, the kernel may not
         except SSL.Error as failure:
             error = _broken(failure) if isinstance(failure, SSL.SysCallError) else failure
+            self._likely = True
             if not parts:
                 raise error from None
             self._error = error
@@ -146,7 +170,7 @@ class Descriptor:
             Truncated, trio.BrokenResourceError: the connection broke.
             trio.ClosedResourceError: the socket was closed.
         """
-        self._number()
+        self.number()
         size: int
         if type(data) is bytes:
             size = _lib.SSL_write(self._ssl, data, len(data))
@@ -174,12 +198,12 @@ class Descriptor:
                 with view[start : start + _RECORD] as record:
                     sent = self.write(record)
                 if not sent:
-                    await trio.lowlevel.wait_writable(self._number())
+                    await trio.lowlevel.wait_writable(self.number())
                 start += sent
 
     async def wait_writable(self) -> None:
         """Wait until the kernel has room."""
-        await trio.lowlevel.wait_writable(self._number())
+        await trio.lowlevel.wait_writable(self.number())
 
     async def say_goodbye(self) -> None:
         """Send a close_notify. Nobody else is sending."""
@@ -199,7 +223,7 @@ class Descriptor:
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
 
-    def _number(self) -> int:
+    def number(self) -> int:
         """Return the descriptor's number, which is valid until the next ``await``."""
         number = self._sock.fileno()
         if number < 0:

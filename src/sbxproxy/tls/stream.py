@@ -384,7 +384,12 @@ class TlsStream(trio.abc.Stream):
             if self._eof:
                 await trio.lowlevel.checkpoint()
                 return b""
-            plaintext = await direct.receive(limit)
+            plaintext: bytes | None = None
+            if direct.is_drained:  # the short way: no message that is waited for is there already
+                await trio.lowlevel.wait_readable(direct.number())
+                plaintext = direct.read_now(limit)
+            if plaintext is None:
+                plaintext = await direct.receive(limit)
             if not plaintext:
                 self._eof = True
             elif self.on_session is not None:
