@@ -8,6 +8,7 @@ import trio.testing
 
 from sbxproxy.http import Denied
 from sbxproxy.http.exchange import Exchange
+from sbxproxy.http.message import Headers
 from sbxproxy.http.shortcut import Shortcut
 from sbxproxy.wire.plain_head import REMEMBERED
 from support.http_peers import OK, Upstream, World, limits, read_until, request
@@ -36,9 +37,17 @@ REQUESTS = [
 ]
 
 
-async def _conversation(nursery, raw: bytes, answer: bytes, **options) -> tuple[bytes, World]:
+class Prompt(World):
+    """One whose handler decides at once."""
+
+    def at_once(self, method: str, target: str, headers: Headers) -> Headers | None:
+        self.told = [*getattr(self, "told", []), (method, target, headers)]
+        return headers
+
+
+async def _conversation(nursery, raw: bytes, answer: bytes, kind: type[World] = World, **options) -> tuple[bytes, World]:
     """Make three requests, so that all but the first find a connection and lines that came before."""
-    world = World(nursery, Upstream(answer), **options)
+    world = kind(nursery, Upstream(answer), **options)
     client = world.client()
     got = b""
     for _ in range(3):
@@ -86,6 +95,87 @@ async def test_both_ways_say_the_same(nursery, monkeypatch, raw, answer):
     story = [(r.method, r.path, r.status, r.bytes_up, r.bytes_down, r.reason) for r in quick.records]
     assert story == [(r.method, r.path, r.status, r.bytes_up, r.bytes_down, r.reason) for r in slow.records]
     assert len(story) in {1, 3}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("raw", REQUESTS)
+async def test_what_is_decided_at_once_is_carried_the_same(nursery, monkeypatch, raw, answer):
+    """Be it that the handler is asked with all the objects of a request, or with none, and whatever comes back."""
+    ours, quick = await _conversation(nursery, raw, answer, Prompt)
+    monkeypatch.setattr(Exchange, "_is_at_hand", lambda _self, _job: False)
+    theirs, slow = await _conversation(nursery, raw, answer)
+    assert _comparable(ours) == _comparable(theirs)
+    assert _comparable(quick.upstream.raw) == _comparable(slow.upstream.raw)
+    assert len(quick.connects) == len(slow.connects)
+    story = [(r.method, r.path, r.status, r.bytes_up, r.bytes_down, r.reason) for r in quick.records]
+    assert story == [(r.method, r.path, r.status, r.bytes_up, r.bytes_down, r.reason) for r in slow.records]
+    chunked = b"Transfer-Encoding" in raw
+    assert bool(quick.requests) is chunked  # asked in the long way only about what is not plain
+    assert hasattr(quick, "told") is not chunked
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+async def test_what_is_decided_at_once_may_come_in_parts(nursery, size):
+    world = Prompt(nursery, Upstream(HEADED))
+    client = world.client()
+    raw = request(b"POST /x HTTP/1.1", b"Content-Length: 3", body=b"abc")
+    for _ in range(3):
+        for start in range(0, len(raw), size):
+            await client.send_all(raw[start : start + size])
+            await trio.testing.wait_all_tasks_blocked()
+        await read_until(client, lambda data: _is_whole(data, head_only=False))
+    assert [seen.body for seen in world.upstream.requests] == [b"abc"] * 3
+    assert [(record.status, record.bytes_up, record.bytes_down) for record in world.records] == [(200, 3, 2)] * 3
+
+
+async def test_requests_that_come_together_are_decided_one_by_one(nursery):
+    world = Prompt(nursery, Upstream(OK))
+    client = world.client()
+    raws = [request(b"POST /%d HTTP/1.1" % number, b"Content-Length: 1", body=b"%d" % number) for number in range(5)]
+    await client.send_all(b"".join(raws))
+    await read_until(client, lambda data: data.count(b"HTTP/1.1 200") == 5)
+    assert [target for _, target, _ in world.told] == [f"/{number}" for number in range(5)]
+    assert [seen.body for seen in world.upstream.requests] == [b"%d" % number for number in range(5)]
+
+
+@pytest.mark.parametrize("answer", ["raise", "deny", "text"])
+async def test_what_fails_at_once_goes_nowhere(nursery, answer):
+    """As it does wherever else a handler fails."""
+
+    class Failing(World):
+        def at_once(self, *_: object) -> Headers | None:
+            if answer == "raise":
+                raise ValueError("canary")
+            if answer == "deny":
+                raise Denied("some-reason", "no")
+            return "canary"
+
+    world = Failing(nursery, Upstream(OK))
+    client = world.client()
+    await client.send_all(request(b"GET / HTTP/1.1"))
+    got = await read_until(client, b"}\n")
+    assert got.startswith(b"HTTP/1.1 403" if answer == "deny" else b"HTTP/1.1 502")
+    assert b"canary" not in got
+    assert not world.connects
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        (b"GET / HTTP/1.1", b"Host: other.example"),
+        (b"GET / HTTP/1.1", b"X: y\r\nExpect: 100-continue"),
+        (b"TRACE / HTTP/1.1", b"X: y"),
+        (b"GET / HTTP/1.1", b"Connection: x"),
+        (b"GET / HTTP/1.1", b"X_Y: z\r\nUpgrade: websocket"),
+        (b"POST / HTTP/1.1", b"Content-Length: 1\r\nTransfer-Encoding: chunked"),
+    ],
+)
+async def test_what_is_unusual_is_never_decided_at_once(nursery, line, field):
+    world = Prompt(nursery, Upstream(OK))
+    client = world.client()
+    await client.send_all(request(line, field))
+    await trio.testing.wait_all_tasks_blocked()
+    assert not hasattr(world, "told")
 
 
 async def test_the_usual_does_go_the_short_way(nursery, monkeypatch):

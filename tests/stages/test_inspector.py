@@ -113,6 +113,85 @@ async def test_a_request_that_fits_no_rule_passes_as_it_is() -> None:
     assert await bench.sent(request) == request
 
 
+def at_once(bench: Bench, request: Request) -> Headers | None:
+    return bench.inspector.at_once(request.method, request.target, request.headers)
+
+
+async def test_what_a_rule_made_of_fields_is_told_at_once_the_next_time() -> None:
+    """With the same rule on record, and for these very fields alone."""
+    bench = Bench(set_header("x-a", "1", path={"startsWith": "/v1/"}), set_header("x-b", "${secret:s}"), secrets={"s": CANARY})
+    request = make_request(target="/v1/x", headers={"x-c": "c"})
+    assert at_once(bench, request) is None
+    sent = await bench.sent(request)
+    assert at_once(bench, request) == sent.headers
+    assert at_once(bench, replace(request, target="/v1/y?q")) == sent.headers
+    bench.inspector.done(Record("GET", "/v1/x", 200, 0, 0, "ok", 0.1))
+    assert bench.reports[-1][1] == 0
+    assert at_once(bench, replace(request, target="/v2")) is None
+    assert at_once(bench, replace(request, headers=Headers(request.headers.fields))) is None
+    other = await bench.sent(replace(request, target="/v2"))
+    assert at_once(bench, replace(request, target="/v2")) == other.headers
+    assert other.headers.get("x-b") == CANARY
+    assert CANARY not in repr(bench.inspector)
+    assert at_once(bench, request) is None
+
+
+async def test_what_was_told_at_once_is_not_after_the_rules_have_changed() -> None:
+    bench = Bench(set_header("x-a", "1"))
+    request = make_request()
+    await bench.ask(request)
+    assert at_once(bench, request) is not None
+    bench.put(set_header("x-a", "2"))
+    assert at_once(bench, request) is None
+    assert (await bench.sent(request)).headers.get("x-a") == "2"
+    bench.rules = None
+    assert at_once(bench, request) is None
+    await bench.ask(request)
+    assert at_once(bench, request) == request.headers
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        set_header("x-a", "${secret:s}"),
+        {"forwardURL": "https://other.example"},
+        {"response": {"statusCode": 200, "body": "x"}},
+        use("mark"),
+        {"transform": [{"headers": {"x-a": "1"}}, {"plugin": "mark"}]},
+    ],
+)
+async def test_what_may_come_to_something_else_is_not_told_at_once(rule: Any) -> None:
+    """A secret that its source may change, another place, a plugin."""
+
+    async def source(_name: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return CANARY
+
+    bench = Bench(rule, plugins={"mark": marking("mark")}, secrets={"s": CallableSource(source)})
+    request = make_request()
+    for _ in range(2):
+        await bench.ask(request)
+        assert at_once(bench, request) is None
+
+
+async def test_h20_h13_at_once_nothing_passes_that_would_not() -> None:
+    """An ambiguous path is left to be refused, and fields that override the method go."""
+    bench = Bench(set_header("x-a", "1", path={"startsWith": "/"}, method=["GET"]))
+    request = make_request(target="/v1", headers={"x-http-method": "DELETE"})
+    sent = await bench.sent(request)
+    assert at_once(bench, request) == sent.headers
+    assert "x-http-method" not in sent.headers
+    assert at_once(bench, replace(request, target="/v1/../x")) is None
+    assert at_once(bench, replace(request, method="DELETE")) is None
+
+
+async def test_long_fields_are_not_kept_to_be_told_at_once() -> None:
+    bench = Bench(set_header("x-a", "1"))
+    request = make_request(headers={"x-b": "b" * 10_000})
+    await bench.ask(request)
+    assert at_once(bench, request) is None
+
+
 async def test_rules_are_looked_up_for_each_request() -> None:
     """A live update counts from the next request on, and one that is under way keeps the rule it was judged by."""
     bench = Bench(set_header("x-rule", "old"))
