@@ -1,14 +1,14 @@
 """Ranges as integers are the ranges that ``ipaddress`` has as objects."""
 
 import random
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sbxproxy.address import PrefixTable, parse_address, parse_network
-from sbxproxy.ranges import IPNetwork, network_of, parse_span, sorted_spans, span_of
+from sbxproxy.ranges import IPNetwork, network_of, parse_span, sorted_spans, span_of, v4_number
 
 v4 = st.builds(lambda number, prefix: IPv4Network((number, prefix), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32))
 v6 = st.builds(
@@ -45,6 +45,20 @@ def test_d13_the_short_way_accepts_what_the_library_does(text: str):
     except ValueError:
         return
     assert network_of(span) == ip_network(text) or network_of(span).version == 4 != ip_network(text).version
+
+
+octets = st.integers(0, 300).map(str) | st.sampled_from(["", "00", "01", "+1", " 1", "1_0", "٨", "-1", "a"])
+
+
+@given(text=st.lists(octets, min_size=3, max_size=5).map(".".join))
+def test_d13_an_address_is_read_as_the_library_does(text: str):
+    """Which takes longer for it."""
+    try:
+        expected = int(IPv4Address(text))
+    except ValueError:
+        expected = None
+    assert v4_number(text) == expected
+    assert parse_address(text) == (None if expected is None else IPv4Address(expected))
 
 
 @given(listed=st.lists(ranges, max_size=20))

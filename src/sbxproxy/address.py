@@ -27,7 +27,7 @@ from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from sbxproxy.paced import paced
-from sbxproxy.ranges import IPAddress, IPNetwork, Segments, Span, network_of, parse_span, sorted_spans, span_of
+from sbxproxy.ranges import IPAddress, IPNetwork, Segments, Span, network_of, parse_span, sorted_spans, span_of, v4_number
 
 _LONGEST_TEXT = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 _V4_BITS = (1 << 32) - 1
@@ -40,10 +40,15 @@ def parse_address(text: str) -> IPAddress | None:
     No zone ids, no leading zeros in IPv4, no short or numeric forms, no white space, no brackets. An
     IPv4-mapped IPv6 address comes back as the IPv4 address.
     """
-    if len(text) > _LONGEST_TEXT or "%" in text:
+    if len(text) > _LONGEST_TEXT:
+        return None
+    if ":" not in text:
+        number = v4_number(text)
+        return None if number is None else IPv4Address(number)
+    if "%" in text:
         return None
     try:
-        return unmapped(IPv6Address(text)) if ":" in text else IPv4Address(text)
+        return unmapped(IPv6Address(text))
     except AddressValueError:
         return None
 

@@ -5,7 +5,7 @@ import json
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbxproxy.errors import PolicyError
@@ -59,6 +59,7 @@ def test_faults_are_told_as_at_once(document: object, layout, plain, data):
     check_same(text[:first] + inserted + text[last:])
 
 
+@settings(max_examples=20, deadline=None)
 @given(document=documents)
 def test_every_beginning_is_refused_as_at_once(document: object):
     text = json.dumps(document)
