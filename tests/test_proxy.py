@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import time
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -393,3 +394,17 @@ async def test_a_running_proxy_closes_what_a_burst_left_idle(autojump_clock: tri
         await trio.sleep(60)
         assert len(pool) == 0
         nursery.cancel_scope.cancel()
+
+
+def test_a_listener_everywhere_is_at_every_address_of_the_host() -> None:
+    """Until it is gone, and at no other port."""
+    proxy = sbxproxy.Proxy()
+    own, other = IPv4Address("127.0.0.1"), IPv4Address("198.51.100.1")
+    is_listener = proxy._boundary.listeners
+    for everywhere in (IPv4Address(0), IPv6Address(0)):
+        forget = [proxy.note_listeners([(everywhere, 8080), (other, 8081)]) for _ in range(2)]
+        for undo in forget:
+            assert [is_listener(own, 8080), is_listener(own, 8081), is_listener(own, 80)] == [True, False, False]
+            assert [is_listener(other, 8080), is_listener(other, 8081)] == [False, True]
+            undo()
+        assert not any(is_listener(address, port) for address in (own, other) for port in (8080, 8081))

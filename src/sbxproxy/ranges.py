@@ -92,7 +92,7 @@ def _why_no_address(base: str) -> str:
 def _span(first: int, prefix: int, bits: int) -> Span:
     if bits == 32:
         return Span(first << 8 | prefix)
-    if first >> 32 == _MAPPED and prefix >= 96:
+    if first >> 32 == _MAPPED:  # host bits are clear, so the prefix is at least 96
         return Span((first & _V4_BITS) << 8 | prefix - 96)
     return Span(_V6 | first << 8 | prefix)
 

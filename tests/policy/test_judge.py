@@ -476,6 +476,12 @@ def test_denials_tell_the_line_that_would_allow():
     }
 
 
+def test_a_range_opens_what_is_private_to_domain_rules_too():
+    """As far as the range goes."""
+    policy = Policy.parse({"allow": ["a.example"], "subnets": {"allow": ["10.0.0.0/8"]}})
+    assert permitted(policy, [at("192.168.0.1"), at("10.0.0.1")], 443, OPEN) == (at("10.0.0.1"),)
+
+
 def test_forwarded_requests_go_to_permitted_addresses_only():
     """The target of a forwardURL is resolved like any other, and its addresses are held to the same."""
     policy = Policy.parse({**RULES, "subnets": {"deny": [OTHER]}})

@@ -43,6 +43,7 @@ def written(document: object, layout: tuple[int | None, tuple[str, str] | None],
     return json.dumps(document, indent=indent, separators=separators, ensure_ascii=not plain)
 
 
+@settings(deadline=None)
 @given(document=documents, layout=layouts, plain=st.booleans())
 def test_pieces_come_to_the_whole(document: object, layout, plain):
     text = written(document, layout, plain)
@@ -50,6 +51,7 @@ def test_pieces_come_to_the_whole(document: object, layout, plain):
     check_same(text)
 
 
+@settings(deadline=None)
 @given(document=documents, layout=layouts, plain=st.booleans(), data=st.data())
 def test_faults_are_told_as_at_once(document: object, layout, plain, data):
     """Something is cut out, said twice, or put in, anywhere."""
