@@ -22,7 +22,7 @@ _FORMS = frozenset(form.value for form in Form)
 
 
 class _UnrecognisedError(ValueError):
-    """Something is left to the models. Their faults (``Fault``, ``UnicodeEncodeError``) are errors of value as well."""
+    """Something is left to the models. Faults that are found on the way (``Fault``, ``UnicodeEncodeError``) are errors of value as well."""
 
 
 def read_rules(listed: object) -> tuple[Rule, ...] | None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from sbxproxy.errors import PolicyError, PolicyProblem
-from sbxproxy.paced import paced
+from sbxproxy.paced import give_way, paced
 from sbxproxy.policy.action import SetHeaders, Transform
 from sbxproxy.policy.fault import Fault
 from sbxproxy.policy.pattern import parse_pattern
@@ -54,6 +54,10 @@ _MODES = {
     "custom": Mode.USER_DEFINED,
 }
 _NORMALISED_KEYS = frozenset({"allowedDomains", "allowedCIDRs", "deniedCIDRs", "injectionRules", "forwardRules"})
+_RULES_AT_ONCE = 50
+_RANGES_AT_ONCE = 500
+"""How many are read before other threads may run."""
+
 _EXPECTED = '"allow-all", "deny-all" or an object with allow and subnets'
 
 
@@ -135,12 +139,14 @@ def _read_plain(document: Mapping[object, object], names: _Names) -> Draft | Non
     keyed = isinstance(domains, dict)
     rules: dict[int, tuple[Rule, ...]] = {}
     if isinstance(domains, dict):
-        for position, listed in enumerate(paced(domains.values(), piece=50)):
+        for position, listed in enumerate(paced(domains.values())):
             if listed != [] or not isinstance(listed, list):
-                read_plainly = read_rules(listed)
-                if not read_plainly:
+                found = read_rules(listed)
+                if not found:
                     return None
-                rules[position] = read_plainly
+                rules[position] = found
+                if len(rules) % _RULES_AT_ONCE == 0:
+                    give_way()
         lists[names.domains] = list(domains)
     texts: dict[str, list[str]] = {}
     for name, listed in lists.items():
@@ -180,7 +186,7 @@ def _patterns(texts: Sequence[str], place: str, problems: list[PolicyProblem], *
 
 def _networks(texts: Iterable[str], place: str, problems: list[PolicyProblem]) -> list[Span]:
     spans: list[Span] = []
-    for position, text in enumerate(paced(texts)):
+    for position, text in enumerate(paced(texts, piece=_RANGES_AT_ONCE)):
         try:
             spans.append(parse_span(text))
         except ValueError as error:
