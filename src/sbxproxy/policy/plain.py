@@ -18,6 +18,7 @@ from sbxproxy.policy.rules import Rule
 
 _Item = TypeVar("_Item")
 
+_ANY = RequestMatch()
 _FORMS = frozenset(form.value for form in Form)
 
 
@@ -44,7 +45,7 @@ def _rule(index: int, value: object) -> Rule:
         action = Forward.parse(_text(rule["forwardURL"]))
     else:
         action = _respond(rule["response"])
-    return Rule(index, _match(rule["match"]) if "match" in rule else RequestMatch(), action)
+    return Rule(index, _match(rule["match"]) if "match" in rule else _ANY, action)
 
 
 def _set_headers(value: object) -> SetHeaders:
