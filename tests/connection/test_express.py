@@ -242,7 +242,9 @@ def test_a_program_and_observers_can_not_tell_the_ways_apart(name: str) -> None:
 
     async def play() -> None:
         with ExitStack() as stack:
-            async with open_pair(scene.policy, mode=scene.mode, limits={"idle": 20.0, "connect": 3.0, "first_bytes": 4.0}, **scene.options) as pair:
+            async with open_pair(
+                scene.policy, mode=scene.mode, limits={"idle": 20.0, "connect": 3.0, "first_bytes": 4.0}, **scene.options
+            ) as pair:
                 port = pair.upstream.port
                 if scene.port == "closed":
                     port = stack.enter_context(closed_port())

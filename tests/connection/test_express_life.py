@@ -256,7 +256,9 @@ async def test_a_socket_that_can_not_be_waited_for_is_waited_for_in_a_task_or_ha
             stack.enter_context(black_hole("127.0.0.9", port))
             monkeypatch.setattr(Engine, "watch", watch)
             name, port = (HOLE, port) if room else (NAME, pair.upstream.port)
-            seen = await pair.play([("send", head(f"{name}:{port}")), ("until", ESTABLISHED), ("send", client_hello(name)), ("fin",)])
+            seen = await pair.play(
+                [("send", head(f"{name}:{port}")), ("until", ESTABLISHED), ("send", client_hello(name)), ("fin",)]
+            )
             await pair.settle()
             (event,) = pair.closed()
             if room:
@@ -312,7 +314,9 @@ async def test_x9_a_defect_ends_one_connection_and_is_told_without_a_word_of_its
         await until(lambda: len(pair.short.flows) == 1)
         assert pair.slots().free == pair.total - 1
         problems = [event for event in pair.events if isinstance(event, Problem)]
-        assert [(event.reason, event.detail) for event in problems] == [("internal-error", "a connection failed with KeyError")] * 2
+        assert [(event.reason, event.detail) for event in problems] == [
+            ("internal-error", "a connection failed with KeyError")
+        ] * 2
         assert [event.ended for event in pair.closed()] == ["cancelled"] * 2
         await other.stream.send_eof()
         assert await other.stream.receive_some() == b"<%d bytes>" % len(HELLO)

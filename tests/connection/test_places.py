@@ -309,7 +309,9 @@ async def test_i1_two_sandboxes_share_no_place() -> None:
                 await pair.settle(box)
         await pair.boxes["second"].update_policy({"allow": [OTHER]})
         for box, allowed in (("short", True), ("second", False), ("short", True)):
-            assert (await pair.play([("send", head(f"{NAME}:{pair.upstream.port}")), ("read", 12), ("send", HELLO), ("fin",)], box)).data.endswith(b"bytes>") is allowed
+            assert (
+                await pair.play([("send", head(f"{NAME}:{pair.upstream.port}")), ("read", 12), ("send", HELLO), ("fin",)], box)
+            ).data.endswith(b"bytes>") is allowed
             await pair.settle(box)
         first, second = (express.places for express in pair.expresses)
         assert first is not second

@@ -751,3 +751,56 @@ def test_nothing_is_lost_doubled_or_reordered(moves, fate, pair):
     before = open_descriptors()
     trio.run(act, moves, fate, pair)
     assert open_descriptors() == before
+
+
+# Those who are told, and what they may do.
+
+
+async def test_time_is_now_for_whoever_is_called_outside_of_a_turn(engine, autojump_clock):
+    """An engine with nothing to do makes no turns, and its last one may be long ago."""
+    await trio.sleep(30)
+    assert engine.time() == engine.now == trio.current_time()
+
+
+@pytest.mark.parametrize("ended", ["idle", "closed", "stopped"])
+async def test_whoever_is_told_of_an_end_may_end_others(nursery, ended):
+    """An observer of one flow may cut another one, in the middle of a look at all of them."""
+    engine = Engine()
+    scope = trio.CancelScope()
+
+    async def run(task_status):
+        with scope:
+            await engine.run(task_status=task_status)
+
+    await nursery.start(run)
+    pairs = [(tcp_pair(), tcp_pair()) for _ in range(2)]
+    told = []
+    tunnels = [
+        engine.take(near[1].socket, far[0].socket, idle=0.3 if ended == "idle" else None, count=Counts()) for near, far in pairs
+    ]
+
+    def tell(which):
+        def tell(why):
+            told.append((which, why))
+            engine.cut(tunnels[1 - which])
+
+        return tell
+
+    for which, tunnel in enumerate(tunnels):
+        tunnel.tell = tell(which)
+    match ended:
+        case "closed":
+            for near, _ in pairs:
+                near[1].socket.close()
+        case "stopped":
+            scope.cancel()
+    with trio.fail_after(10):
+        while len(told) < 2:
+            await trio.sleep(0.01)
+    assert engine.running is (ended != "stopped")
+    assert (told, engine.tunnels) == ([(1, "closed"), (0, ended)] if told[0][0] else [(0, ended), (1, "closed")], 0)
+    for pair in pairs:
+        for streams in pair:
+            for stream in streams:
+                await trio.aclose_forcefully(stream)
+    scope.cancel()

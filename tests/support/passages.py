@@ -213,7 +213,9 @@ class Pair:
         told = []
         for event in self.events:
             if event.sandbox == box:
-                fields = {name: value for name, value in dataclasses.asdict(event).items() if name not in _PASSING or name in keep}
+                fields = {
+                    name: value for name, value in dataclasses.asdict(event).items() if name not in _PASSING or name in keep
+                }
                 told.append({"kind": type(event).__name__, **fields})
         return told
 
