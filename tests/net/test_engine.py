@@ -786,8 +786,8 @@ async def test_whoever_is_told_of_an_end_may_end_others(nursery, ended):
 
         return tell
 
-    for which, tunnel in enumerate(tunnels):
-        tunnel.tell = tell(which)
+    for which, taken in enumerate(tunnels):
+        taken.tell = tell(which)
     match ended:
         case "closed":
             for near, _ in pairs:
