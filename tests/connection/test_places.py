@@ -43,7 +43,7 @@ def find(known: Places, data: bytes) -> tuple[Place | None, bytes]:
 
 
 def relay(*addresses: Any) -> Relay:
-    return Relay(dial=Dial(addresses=addresses, port=443, name=None), reason=Reason.ALLOW_ALL)
+    return Relay(dial=Dial(addresses=addresses, port=443, name=None), reason=Reason.ALLOW_ALL, matched=None)
 
 
 FACTS = Facts(host=Hostname(NAME), port=443)
@@ -169,8 +169,9 @@ def test_nothing_that_was_decided_is_known_in_another_era() -> None:
     ("key", "kept"),
     [
         (None, True),
-        (Sniffed("tls", b"a" * module.LONGEST_NAME, (b"h2",) * MOST_ALPN), True),
-        (Sniffed("tls", b"a" * (module.LONGEST_NAME + 1)), False),
+        (Sniffed("tls", b"a" * (module.LONGEST - 2 * MOST_ALPN), (b"h2",) * MOST_ALPN), True),
+        (Sniffed("tls", b"a" * (module.LONGEST + 1)), False),
+        (Sniffed("tls", b"a", (b"h" * 255,) * 3), False),
         (Sniffed("tls", b"a", (b"h2",) * (MOST_ALPN + 1)), False),
         (Sniffed("tls"), True),
     ],
