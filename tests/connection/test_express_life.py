@@ -388,7 +388,7 @@ async def test_x9_nothing_keeps_what_is_over_alive() -> None:
             gc.collect()
             gc.disable()
             try:
-                of_others = {id(one): one for one in alive()}  # of tests before this one
+                of_others = {id(one) for one in alive()}  # of tests before this one
                 before, descriptors = len(of_others), open_descriptors()
                 for steps in scripts:
                     await pair.play(steps)
