@@ -31,6 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
+from math import isfinite
 from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -236,7 +237,7 @@ def _text(value: str) -> str:
 _SCALARS: dict[type, Callable[[Any], str]] = {
     str: _text,
     int: int.__repr__,
-    float: float.__repr__,
+    float: lambda number: float.__repr__(number) if isfinite(number) else _encode(number),
     type(None): lambda _none: "null",
 }
 
