@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbxproxy.events import (
@@ -22,6 +22,7 @@ from sbxproxy.events import (
     Problem,
     RequestDone,
     as_dict,
+    as_json,
     from_dict,
 )
 
@@ -237,3 +238,58 @@ def test_an_event_is_the_same_after_json(event):
 def test_what_is_no_event_is_not_made_one(change):
     with pytest.raises(ValueError, match="not an event"):
         from_dict({**as_dict(problem()), **change})
+
+
+class Text(str):
+    """A text that is more than one."""
+
+    __slots__ = ()
+
+
+TEXT = st.one_of(
+    st.text(st.characters(), max_size=30), st.sampled_from([HOSTILE, "%s", "%(time)s %", '","', "\\", "\ud800\udc00", "\ud800"])
+)
+NUMBER = st.one_of(st.integers(-(2**70), 2**70), st.booleans())
+FLOAT = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 1e-9, 1e300, 5e-324, 1, True]))
+
+
+@st.composite
+def any_event(draw):
+    """An event with anything in its fields that their types allow, and a little more."""
+    event, _ = draw(st.sampled_from(ALL))
+    values = {}
+    for one in dataclasses.fields(event):
+        match str(one.type).replace(" | None", ""):
+            case "str":
+                value = draw(st.one_of(TEXT, TEXT.map(Text)))
+            case "float":
+                value = draw(FLOAT)
+            case "int":
+                value = draw(NUMBER)
+            case _:
+                value = tuple(draw(st.lists(st.integers(0, 2**64), max_size=3)))
+        values[one.name] = None if "None" in str(one.type) and draw(st.booleans()) else value
+    return type(event)(**values)
+
+
+@settings(max_examples=400, deadline=None)
+@given(any_event())
+def test_x14_a_line_is_what_json_makes_of_the_event(event):
+    """The template that is filled in here has to escape as the standard library's encoder does."""
+    line = as_json(event)
+    assert line == json.dumps(as_dict(event), separators=(",", ":"))
+    assert json.loads(line) == json.loads(json.dumps(as_dict(event)))
+    assert line.isascii()
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_is_none_is_written_as_json_dumps_does(value):
+    event = problem(time=value)
+    assert as_json(event) == json.dumps(as_dict(event), separators=(",", ":"))
+
+
+def test_what_is_kept_of_texts_is_told_apart_by_type():
+    """Equal values of two types are written in two ways."""
+    for value, text in ((1, "1"), (True, "true"), (1.0, "1.0")):
+        assert f'"time":{text}' in as_json(problem(time=value))

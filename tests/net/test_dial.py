@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from sbxproxy.errors import LimitError, UpstreamConnectError
-from sbxproxy.net.dial import _interleaved, check, dial
+from sbxproxy.net.dial import _interleaved, begin, check, dial
 from support.tcp import black_hole, open_descriptors, reset
 
 V4 = [IPv4Address(f"127.0.0.{last}") for last in range(1, 9)]
@@ -336,3 +336,114 @@ async def test_an_address_written_in_two_ways_is_one_address():
         check(Socket(), IPv6Address("::102:305"), 443, peer=Socket().getpeername())
     with pytest.raises(OSError):
         check(Socket(), IPv6Address("::102:304"), 444, peer=Socket().getpeername())
+
+
+# What was begun elsewhere.
+
+
+def begun_at(address, port):
+    """Begin to connect, and know nothing of whether that is done."""
+    return begin(address, port)[0]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_what_was_begun_is_gone_on_with(others):
+    """Not begun anew: one connection comes in, and the other address sees none."""
+    with listening() as server, ExitStack() as stack:
+        port = server.getsockname()[1]
+        idle = [stack.enter_context(listening(str(V4[1 + index]), port)) for index in range(others)]
+        sock = begun_at(V4[0], port)
+        stream, chosen = await call([V4[0], *V4[1 : 1 + others]], port, begun=sock)
+        assert (stream.socket, chosen) == (sock, V4[0])
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        server.setblocking(False)
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        for other in idle:
+            other.setblocking(False)
+            with suppress(BlockingIOError):
+                other.accept()[0].close()
+        await stream.aclose()
+
+
+async def test_x12_what_was_begun_and_hangs_ends_with_the_time_for_one(patient_clock):
+    before = open_descriptors()
+    port = free_port()
+    with black_hole("127.0.0.1", port):
+        sock = begun_at(V4[0], port)
+        with pytest.raises(UpstreamConnectError) as caught:
+            await call([V4[0]], port, connect=3, begun=sock)
+        assert (caught.value.reason, sock.fileno()) == ("connect-timeout", -1)
+    assert trio.current_time() == 3
+    assert open_descriptors() == before
+
+
+async def test_what_was_begun_and_is_refused_leaves_the_others():
+    with listening(str(V4[1])) as server:
+        port = server.getsockname()[1]
+        sock = begun_at(V4[0], port)
+        stream, chosen = await call(V4[:2], port, begun=sock)
+        assert (chosen, sock.fileno()) == (V4[1], -1)
+        await stream.aclose()
+
+
+async def test_what_was_begun_and_alone_is_refused_is_told():
+    port = free_port()
+    sock = begun_at(V4[0], port)
+    with pytest.raises(UpstreamConnectError) as caught:
+        await call([V4[0]], port, begun=sock)
+    assert (caught.value.reason, sock.fileno()) == ("connection-refused", -1)
+
+
+async def test_x12_what_was_begun_has_had_its_time_alone(patient_clock):
+    """The next address is tried at once, beside it, and wins."""
+    port = free_port()
+    with black_hole("127.0.0.1", port), listening(str(V4[1]), port):
+        sock = begun_at(V4[0], port)
+        stream, chosen = await call(V4[:2], port, begun=sock, stagger=100)
+        assert (chosen, sock.fileno()) == (V4[1], -1)
+        assert trio.current_time() == 0
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("addresses", [1, 2])
+@pytest.mark.parametrize("early", [False, True])
+async def test_x9_cancelled_or_refused_nothing_of_what_was_begun_stays_open(addresses, early):
+    port = free_port()
+    with ExitStack() as stack:
+        for address in V4[:addresses]:
+            stack.enter_context(black_hole(str(address), port))
+        before = open_descriptors()
+        sock = begun_at(V4[0], port)
+        with trio.move_on_after(0 if early else 0.05) as scope:
+            await call(V4[:addresses], port, begun=sock)
+        assert scope.cancelled_caught
+        assert sock.fileno() == -1
+        assert open_descriptors() == before
+
+
+async def test_begin_tells_whom_it_is_connected_to_and_check_believes_only_that():
+    with listening() as server:
+        port = server.getsockname()[1]
+        sock, peer = begin(V4[0], port)
+        with sock:
+            assert peer == ("127.0.0.1", port)
+            assert sock.gettimeout() == 0
+            check(sock, V4[0], port, "127.0.0.1", peer)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for address, number in ((V4[1], port), (V4[0], port + 1)):
+                with pytest.raises(OSError, match="another address"):
+                    check(sock, address, number, str(address), peer)
+                with pytest.raises(OSError, match="another address"):
+                    check(sock, address, number)
+
+
+def test_begin_that_fails_leaves_nothing(monkeypatch):
+    before = open_descriptors()
+    for code in (errno.ENETUNREACH, errno.ECONNREFUSED, errno.EADDRNOTAVAIL):
+        monkeypatch.setattr(socket.socket, "connect_ex", lambda *_args, code=code: code)
+        with pytest.raises(OSError) as caught:
+            begin(V4[0], 443)
+        assert caught.value.errno == code
+    assert open_descriptors() == before

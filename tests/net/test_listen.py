@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sbxproxy.errors import ConfigurationError, LimitError
 from sbxproxy.net import descriptors
@@ -56,6 +58,156 @@ async def test_slots_within_wider_ones_take_both_or_none():
 async def test_more_given_back_than_taken_is_a_bug():
     with pytest.raises(ValueError):
         Slots(1).release()
+
+
+async def test_who_waits_first_gets_the_slot_first_and_nobody_overtakes(nursery):
+    slots, order = Slots(1), []
+    slots.acquire_nowait()
+
+    async def take(name):
+        await slots.acquire()
+        order.append(name)
+
+    for name in "abc":
+        nursery.start_soon(take, name)
+        await trio.testing.wait_all_tasks_blocked()
+    for count in range(3):
+        slots.release()
+        assert slots.free == 0, "it is handed over at once"
+        with pytest.raises(LimitError):
+            slots.acquire_nowait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == list("abc")[: count + 1]
+    slots.release()
+    assert slots.free == 1
+    slots.acquire_nowait()
+    slots.release()
+    with pytest.raises(ValueError):
+        slots.release()
+    assert slots.free == 1
+
+
+async def test_a_cancelled_waiter_leaves_the_line(nursery):
+    slots, got = Slots(1), []
+    slots.acquire_nowait()
+    scopes = [trio.CancelScope() for _ in range(3)]
+
+    async def take(index):
+        with scopes[index]:
+            await slots.acquire()
+            got.append(index)
+
+    for index in range(3):
+        nursery.start_soon(take, index)
+        await trio.testing.wait_all_tasks_blocked()
+    scopes[0].cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    slots.release()
+    scopes[1].cancel()  # it was handed the slot in this very step, and keeps it
+    await trio.testing.wait_all_tasks_blocked()
+    assert (got, slots.free) == ([1], 0)
+    scopes[2].cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    slots.release()
+    assert (got, slots.free) == ([1], 1)
+
+
+async def test_a_cancelled_acquire_takes_nothing():
+    slots = Slots(1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await slots.acquire()
+    assert scope.cancelled_caught
+    assert slots.free == 1
+
+
+async def test_waiting_for_the_wider_bound_holds_the_narrower_slot_and_loses_neither(nursery):
+    wide = Slots(1)
+    narrow, other = Slots(2, within=wide), Slots(2, within=wide)
+    other.acquire_nowait()
+    got, scopes = [], [trio.CancelScope() for _ in range(3)]
+
+    async def take(index):
+        with scopes[index]:
+            await narrow.acquire()
+            got.append(index)
+
+    for index in range(3):
+        nursery.start_soon(take, index)
+        await trio.testing.wait_all_tasks_blocked()
+    assert (narrow.free, wide.free, got) == (0, 0, [])
+    scopes[0].cancel()  # of those that wait for the wider bound: the third goes up to there
+    await trio.testing.wait_all_tasks_blocked()
+    assert (narrow.free, wide.free, got) == (0, 0, [])
+    other.release()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (got, narrow.free, wide.free, other.free) == ([1], 0, 0, 2)
+    narrow.release()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (got, narrow.free, wide.free) == ([1, 2], 1, 0)
+    narrow.release()
+    assert (narrow.free, wide.free, other.free) == (2, 1, 2)
+
+
+def test_a_wider_bound_that_is_reached_takes_nothing_of_the_narrower():
+    wide = Slots(1, limit="flows")
+    narrow = Slots(2, limit="flows_per_sandbox", within=wide)
+    narrow.acquire_nowait()
+    for _ in range(3):
+        with pytest.raises(LimitError):
+            narrow.acquire_nowait()
+        assert (narrow.free, wide.free) == (1, 0)
+    narrow.release()
+    assert (narrow.free, wide.free) == (2, 1)
+    with pytest.raises(ValueError):
+        narrow.release()
+    assert (narrow.free, wide.free) == (2, 1)
+
+
+@given(moves=st.lists(st.tuples(st.sampled_from("take nowait give cancel".split()), st.integers(0, 1)), max_size=40))
+def test_slots_are_neither_lost_nor_made(moves):
+    """Whatever is taken, waited for, cancelled and given back, in two bounds within a third."""
+
+    async def act():
+        wide = Slots(2)
+        narrow = [Slots(2, within=wide), Slots(1, within=wide)]
+        held, waiting = [0, 0], [[], []]
+
+        async def take(which, scope):
+            with scope:
+                await narrow[which].acquire()
+                held[which] += 1
+            waiting[which].remove(scope)
+
+        async with trio.open_nursery() as nursery:
+            for what, which in moves:
+                match what:
+                    case "take":
+                        waiting[which].append(trio.CancelScope())
+                        nursery.start_soon(take, which, waiting[which][-1])
+                    case "nowait":
+                        try:
+                            narrow[which].acquire_nowait()
+                            held[which] += 1
+                        except LimitError:
+                            pass
+                    case "give" if held[which]:
+                        held[which] -= 1
+                        narrow[which].release()
+                    case "cancel" if waiting[which]:
+                        waiting[which][0].cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                assert held[0] + held[1] == 2 - wide.free
+                assert wide.free == 0 or not (waiting[0] and narrow[0].free)
+                assert all(0 <= slots.free for slots in (wide, *narrow))
+            for scope in [*waiting[0], *waiting[1]]:
+                scope.cancel()
+        for which in (0, 1):
+            for _ in range(held[which]):
+                narrow[which].release()
+        assert (wide.free, narrow[0].free, narrow[1].free) == (2, 2, 1)
+
+    trio.run(act)
 
 
 # BoundedListener.
