@@ -178,6 +178,19 @@ async def test_what_is_unusual_is_never_decided_at_once(nursery, line, field):
     assert not hasattr(world, "told")
 
 
+async def test_h19_another_host_is_never_decided_at_once(nursery):
+    """Nor after the right one."""
+    world = Prompt(nursery, Upstream(OK))
+    client = world.client()
+    await client.send_all(request(b"GET / HTTP/1.1"))
+    await read_until(client, OK[-2:])
+    await client.send_all(b"GET /canary HTTP/1.1\r\nHost: other.example\r\n\r\n")
+    got = await read_until(client, b"}\n")
+    assert got.startswith(b"HTTP/1.1 421")
+    assert [target for _, target, _ in world.told] == ["/"]
+    assert b"canary" not in world.upstream.raw
+
+
 async def test_the_usual_does_go_the_short_way(nursery, monkeypatch):
     """Otherwise the comparison above would be one of a thing with itself."""
     went = []

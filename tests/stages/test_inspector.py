@@ -150,6 +150,16 @@ async def test_what_was_told_at_once_is_not_after_the_rules_have_changed() -> No
     assert at_once(bench, request) == request.headers
 
 
+async def test_what_fits_no_rule_is_told_at_once_as_long_as_there_are_the_same_rules() -> None:
+    """Fields that override the method go while some rule looks at methods, and stay when none does."""
+    bench = Bench(set_header("x-a", "1", method=["PUT"]))
+    request = make_request(headers={"x-http-method": "PUT"})
+    sent = await bench.sent(request)
+    assert at_once(bench, request) == sent.headers == Headers()
+    bench.rules = None
+    assert at_once(bench, request) is None
+
+
 @pytest.mark.parametrize(
     "rule",
     [
