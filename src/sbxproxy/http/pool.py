@@ -65,10 +65,18 @@ class Pool:
         One that has something to read is given up: an idle upstream has nothing to say but that it is closing,
         or a response that nobody asked for.
         """
-        stream = self.idle(origin, now)
-        if stream is not None:
-            self._drop_newest(origin)
-        return stream
+        idle = self._idle
+        if now is None or (idle and next(iter(idle)).until <= now):
+            self.expire(now)
+        same = self._by_origin.get(origin)
+        while same:
+            stream = same[-1].stream
+            readable = _readable(stream)
+            del idle[same.pop()]
+            if not readable:
+                return stream
+            self._dead.append(stream)
+        return None
 
     def idle(self, origin: Origin, now: float | None = None) -> Stream | None:
         """Return the connection that ``take`` would, and leave it where it is: it stays the pool's."""
@@ -78,12 +86,9 @@ class Pool:
             stream = same[-1].stream
             if not _readable(stream):
                 return stream
-            self._drop_newest(origin)
+            del self._idle[same.pop()]
             self._dead.append(stream)
         return None
-
-    def _drop_newest(self, origin: Origin) -> None:
-        del self._idle[self._by_origin[origin].pop()]
 
     def _oldest(self) -> _Idle:
         idle, _ = self._idle.popitem(last=False)
@@ -101,7 +106,8 @@ class Pool:
         if now is None:
             now = trio.current_time()
         self.expire(now)
-        self._make_room(now, 1)
+        if len(self._idle) >= self._limits.pooled_per_sandbox:
+            self._make_room(now, 1)
         idle = _Idle(origin, stream, now + self._limits.keep_alive)
         self._idle[idle] = None
         same = self._by_origin.get(origin)
