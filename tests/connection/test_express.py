@@ -213,6 +213,7 @@ async def both(scene: Scene, pair: Pair, port: int) -> tuple[list[Any], str]:
     """Play *scene* in both sandboxes, twice each since the second may be remembered; returns what came of it, and the way."""
     came: list[Any] = []
     way = NEVER
+    lasted: dict[str, list[float]] = {}
     for box in ("short", "long"):
         seen: list[Seen] = []
         for _ in range(2):
@@ -225,6 +226,7 @@ async def both(scene: Scene, pair: Pair, port: int) -> tuple[list[Any], str]:
             pair.upstream.got[:] = [b"" for _ in pair.upstream.got]
         came.append((answers, scrub(repr(pair.story(box)).encode(), *ports), list(pair.upstream.got)))
         pair.upstream.got.clear()
+        lasted[box] = [event.duration for event in pair.closed(box)]
         if box == "short":
             assert not pair.ways["refused"]
             if pair.ways["short"]:
@@ -232,6 +234,8 @@ async def both(scene: Scene, pair: Pair, port: int) -> tuple[list[Any], str]:
                 way = {0: SHORT, 2: LEFT}.get(pair.ways["left"], "mixed")
         else:
             assert pair.ways["short"] in {0, 2}
+    for short, long in zip(*lasted.values(), strict=True):
+        assert abs(short - long) < 1.5, "a limit runs on when the way changes"
     return came, way
 
 

@@ -14,14 +14,17 @@ import trio
 import trio.testing
 
 from sbxproxy.connection import express as module
+from sbxproxy.connection import upstream as upstream_module
 from sbxproxy.connection.express import _Passage
 from sbxproxy.events import FlowOpened, Problem
 from sbxproxy.flow import Flow
 from sbxproxy.net.bare import BareStream
+from sbxproxy.net.dial import begin as really_begin
+from sbxproxy.net.dial import dial
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.tunnel import Lane, Tunnel
 from sbxproxy.testing.hello import client_hello
-from support.passages import ESTABLISHED, HELLO, HOLE, NAME, OTHER, Client, Pair, closed_port, head, open_pair
+from support.passages import ESTABLISHED, HANGS, HELLO, HOLE, NAME, OTHER, Client, Pair, closed_port, head, open_pair
 from support.tcp import black_hole, open_descriptors
 
 ALLOWED: Any = {"allow": [NAME, HOLE]}
@@ -154,6 +157,47 @@ async def test_l1_an_update_that_allows_it_still_leaves_it_alone(stage: str) -> 
         await pair.settle()
 
 
+async def test_d4_what_is_no_longer_allowed_once_it_is_connected_gets_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by an update, which would cut it: the address has become one of the proxy's own meanwhile."""
+    async with open_pair(ALLOWED, boxes=("short",)) as pair:
+
+        def begin(*args: Any) -> tuple[socket.socket, None]:
+            sock, _ = really_begin(*args)
+            pair.proxy.note_listeners([args[:2]])
+            return sock, None
+
+        monkeypatch.setattr(module, "begin", begin)
+        steps = [("send", head(f"{NAME}:{pair.upstream.port}")), ("until", ESTABLISHED), ("send", HELLO)]
+        seen = await pair.play(steps)
+        assert (seen.data[len(ESTABLISHED) :][:1], seen.end) == (b"\x15", "eof")
+        await pair.settle()
+        assert [(event.decision, event.reason, event.bytes_up) for event in pair.closed()] == [("deny", "policy-changed", 0)]
+        assert pair.upstream.got == [b""]
+
+
+async def test_x12_a_connecting_that_hangs_is_gone_on_with_beside_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It might still come to something, and the address is not asked twice."""
+    taken: list[Any] = []
+
+    async def resume(*args: Any, **options: Any) -> Any:
+        taken.append(options["begun"].getsockname())
+        return await dial(*args, **options)
+
+    monkeypatch.setattr(upstream_module, "resume", resume)
+    async with open_pair({"allow": [HANGS]}, boxes=("short",)) as pair:
+        with black_hole("127.0.0.9", pair.upstream.port):
+            steps = [
+                ("send", head(f"{HANGS}:{pair.upstream.port}")),
+                ("until", ESTABLISHED),
+                ("send", client_hello(HANGS)),
+                ("fin",),
+            ]
+            assert (await pair.play(steps)).data.endswith(b"bytes>")
+            await pair.settle()
+        assert len(taken) == 1
+        assert [event.address for event in pair.closed()] == [f"127.0.0.1:{pair.upstream.port}"]
+
+
 # Serving ends.
 
 
@@ -195,6 +239,7 @@ async def test_l4_draining_lets_go_on_what_is_there(stage: str) -> None:
                 await trio.sleep(0.02)
                 with pytest.raises(OSError):
                     await pair.open()
+                assert pair.ways["left"] == (stage in {"hello", "connecting"}), "what does not stand yet goes on in a task"
                 if stage == "hello":
                     await client.stream.send_all(HELLO)
                 if stage in {"hello", "standing"}:
