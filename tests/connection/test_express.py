@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sbxproxy.fronts.ask import ListenerAuth
+from sbxproxy.connection.express import Express
+from sbxproxy.fronts.ask import ListenerAuth, StreamAsk
 from sbxproxy.testing.hello import client_hello
 from sbxproxy.wire.postgres import SSL_REQUEST
 from support.passages import (
@@ -301,3 +303,40 @@ async def compare(data: bytes, cuts: list[int], end: str, mode: str) -> None:
 def test_however_the_bytes_come_and_end_the_ways_are_the_same(script: tuple[bytes, list[int], str, str]) -> None:
     """Twice each, so that what is remembered is asked too."""
     trio.run(compare, *script)
+
+
+TARGETS: dict[str, tuple[str, bytes, str, str]] = {
+    # the target, what is said at once, which way, and what the upstream does
+    "by server name": ("127.0.0.7", HELLO, SHORT, "answer"),
+    "denied server name": (LOOPBACK, client_hello("denied.test.example"), LEFT, "answer"),
+    "no server name": (LOOPBACK, client_hello(None), LEFT, "answer"),
+    "junk": (LOOPBACK, b"junk\r\n" * 9, LEFT, "answer"),
+    "http": (LOOPBACK, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", LEFT, "answer"),
+    "postgres": (LOOPBACK, SSL_REQUEST, LEFT, "postgres"),
+    "nothing": (LOOPBACK, b"", LEFT, "answer"),
+    "upstream ends first": (LOOPBACK, HELLO, SHORT, "first"),
+    "upstream resets": (LOOPBACK, HELLO, SHORT, "reset"),
+    "part of a hello": (LOOPBACK, HELLO[:40], LEFT, "answer"),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+async def test_targets_that_the_kernel_names_go_either_way_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told to go ahead there, and nothing can be refused before the first bytes."""
+    host, first, expected, mode = TARGETS[name]
+    async with open_pair(ALLOWED, mode=mode) as pair:
+        port = pair.upstream.port
+        ask = StreamAsk(ip_address(host), port, front="transparent")
+        admit = Express.admit
+
+        async def opener(_client: object, *_args: object) -> StreamAsk:
+            await trio.lowlevel.checkpoint()
+            return StreamAsk(ip_address(host), port, front="transparent")
+
+        monkeypatch.setattr(Express, "admit", lambda self, client, _ask=None: admit(self, client, ask))
+        monkeypatch.setattr("sbxproxy.sandbox.sandbox.open_explicit", opener)
+        end: list[Step] = [] if name == "upstream resets" else [FIN]
+        (short, long), way = await both(Scene(lambda _: [("send", first), ("rest", 0.01), *end], mode=mode), pair, port)
+        assert short == long
+        assert way == expected
+        assert pair.ways["short"] == 2
