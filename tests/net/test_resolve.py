@@ -429,3 +429,23 @@ async def test_all_who_wait_for_a_name_without_addresses_are_told_that(system):
         system.gate.set()
     assert len({id(error) for error in caught}) == 3
     assert len(system.asked) == 1
+
+
+async def test_what_is_known_is_what_would_be_said_at_once_and_asks_nobody(mock_clock, system):
+    resolver = SystemResolver(getaddrinfo=system, overrides={Hostname("fixed.example"): [TWO, ONE]})
+    assert resolver.known(Hostname("fixed.example")) == await resolver.resolve(Hostname("fixed.example"))
+    assert resolver.known(NAME) is None
+    assert system.asked == []
+    answer = await resolver.resolve(NAME)
+    assert resolver.known(NAME) == answer == (ONE,)
+    mock_clock.jump(10_000)
+    assert resolver.known(NAME) is None
+    assert len(system.asked) == 1
+
+
+async def test_a_failure_that_is_remembered_is_not_known(system):
+    """It is told by raising, which whoever asks for what is known doesn't expect."""
+    resolver = SystemResolver(getaddrinfo=System(api_example_com=socket.gaierror(socket.EAI_NONAME, "no such name")))
+    with pytest.raises((UpstreamNoAddressError, UpstreamResolveError)):
+        await resolver.resolve(NAME)
+    assert resolver.known(NAME) is None

@@ -296,6 +296,7 @@ async def open_pair(
         settings = sbxproxy.Settings(
             private_networks=[ip_network("127.0.0.0/8")],
             resolve={name: [ip_address(text) for text in addresses] for name, addresses in names.items()},
+            engine=True,
             limits=sbxproxy.Limits(**{"flows_per_sandbox": 64, **(limits or {})}),
         )
         events: list[Event] = []
