@@ -224,7 +224,7 @@ class _Passage:
         self._next = then
         try:
             self._engine.watch(self.client.socket, self._told, until, again=again)
-        except (OSError, RuntimeError, trio.ClosedResourceError):
+        except (OSError, RuntimeError, trio.ClosedResourceError, trio.BusyResourceError):
             self._detour()
 
     def _told(self, news: News) -> None:
