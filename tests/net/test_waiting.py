@@ -80,6 +80,21 @@ async def test_a_cancelled_wait_leaves_nothing_behind(engine, ends):
         assert await engine.readable(near)
 
 
+async def test_a_wait_cancelled_after_its_socket_was_closed_leaves_nothing_behind(engine, ends, autojump_clock):
+    """The socket no longer knows its number, and who was forgotten by it would be woken from a later sleep."""
+    near, _ = ends
+    with trio.move_on_after(1) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.readable, near)
+            await trio.testing.wait_all_tasks_blocked()
+            near.close()
+            nursery.cancel_scope.cancel()
+    assert not scope.cancelled_caught
+    await trio.sleep(10)
+    assert trio.current_time() == 10
+    assert engine.running
+
+
 async def test_two_tasks_may_not_wait_for_one_socket(engine, ends, nursery):
     near, far = ends
     nursery.start_soon(engine.readable, near)

@@ -327,10 +327,10 @@ class Engine:
             news = told
             trio.lowlevel.reschedule(task)
 
-        self._wait(sock, until, tell, _ONE, 0, again=False)
+        wait = self._wait(sock, until, tell, _ONE, 0, again=False)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self.ignore(sock)
+            del self._waits[wait.number]  # whose socket may be closed by now
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -370,7 +370,7 @@ class Engine:
         if wait is not None:
             self._tell(wait, News.CLOSED)
 
-    def _wait(self, sock: socket.socket, until: float, tell: Tell, mask: int, good: int, *, again: bool) -> None:
+    def _wait(self, sock: socket.socket, until: float, tell: Tell, mask: int, good: int, *, again: bool) -> _Wait:
         epoll, number = self._epoll, sock.fileno()
         if epoll is None:
             raise RuntimeError("this engine is not running")
@@ -386,10 +386,11 @@ class Engine:
                 epoll.register(number, mask)
             except FileExistsError:
                 epoll.modify(number, mask)
-        self._waits[number] = _Wait(sock, number, until, tell, good)
+        wait = self._waits[number] = _Wait(sock, number, until, tell, good)
         due = min(until, self._clock() + LOOK)
         if due < self._due:
             self._set_due(due)
+        return wait
 
     def _tell_in_turn(self, wait: _Wait, news: News) -> None:
         """Tell a task at once, which takes no time, and a watcher when its turn comes."""
