@@ -13,9 +13,9 @@ import pytest
 import trio
 import trio.testing
 
-from sbxproxy.connection import express as module
+from sbxproxy.connection import passage as module
 from sbxproxy.connection import upstream as upstream_module
-from sbxproxy.connection.express import _Passage
+from sbxproxy.connection.passage import Passage
 from sbxproxy.events import FlowOpened, Problem
 from sbxproxy.flow import Flow
 from sbxproxy.net.bare import BareStream
@@ -413,7 +413,7 @@ async def test_x1_slots_bound_the_short_way_too() -> None:
 
 async def test_x9_nothing_keeps_what_is_over_alive() -> None:
     """Without the garbage collector: a cycle would keep memory, and sockets with it, until that runs."""
-    kinds = (_Passage, Flow, BareStream, Tunnel, Lane, socket.socket)
+    kinds = (Passage, Flow, BareStream, Tunnel, Lane, socket.socket)
 
     def alive() -> list[object]:
         return [one for one in gc.get_objects() if type(one) in kinds]
@@ -443,7 +443,7 @@ async def test_x9_nothing_keeps_what_is_over_alive() -> None:
                 left = [
                     type(one).__name__
                     for one in alive()
-                    if isinstance(one, (_Passage, Flow, Tunnel, Lane)) and id(one) not in of_others
+                    if isinstance(one, (Passage, Flow, Tunnel, Lane)) and id(one) not in of_others
                 ]
             finally:
                 gc.enable()

@@ -1,4 +1,4 @@
-"""Serves listeners: a task for each connection, and a slot for as long as it is open.
+"""Serves listeners: each connection has a task, or is taken over by whoever carries it without, and a slot for as long as it is open.
 
 What is surprising is that Trio's ``serve_listeners`` is not used: it closes each stream once more, by force, which costs
 more than accepting it.

@@ -194,7 +194,7 @@ class Doors:
         try:
             if aside is not None and await aside(stream):
                 return
-            while (ask := await self._ask(client, opener, since or trio.current_time())) is not None:
+            while (ask := await self._ask(client, opener, trio.current_time() if since is None else since)) is not None:
                 since = None
                 leftover = await (self._serve_ask(client, ask) if self._serve_flow is None else self._carry(client, ask))
                 if leftover is None:
