@@ -136,8 +136,7 @@ class Passage:
             if problem is None:
                 begun = (upstream, self._road.address)
             else:
-                reset_on_close(upstream)
-                upstream.close()
+                self._drop_upstream(hard=True)
         if problem is None:
             flow.facts, flow.decision, flow.address = flow.facts.at(None), None, None
         flow.stop_by(None)
@@ -254,8 +253,9 @@ class Passage:
             self._set_out(road)
             return
         place.renew(context.era())
-        self._flow.facts = with_wire(place.wished, found)  # for the other way, should the policy have become another meanwhile
-        self._decide(place, with_wire(place.waiting or place.wished, found), found)
+        facts = with_wire(place.waiting or place.wished, found)
+        self._flow.facts = facts  # for the other way, should the policy have become another meanwhile
+        self._decide(place, facts, found)
 
     # -- the other side
 
@@ -299,10 +299,7 @@ class Passage:
         if not self._road.others:
             self._detour(failure([error]))
             return
-        if self._upstream is not None:
-            self._engine.ignore(self._upstream)
-            self._upstream.close()
-            self._upstream = None
+        self._drop_upstream(hard=False)
         self._detour()
 
     def _connect(self, upstream: socket.socket, peer: Peer | None) -> None:
@@ -354,10 +351,7 @@ class Passage:
 
     def _over(self, ended: Ended) -> None:
         """See to the end of the tunnel."""
-        try:
-            self.end(ended)
-        except Exception as error:  # noqa: BLE001 - an observer's, say
-            self._express.broke(error)
+        self._go(Passage.end, ended)
 
     def _cut(self) -> None:
         """End now: the flow says why."""
@@ -379,16 +373,12 @@ class Passage:
             self._express.over(self)
 
     def _close(self, why: str) -> None:
-        client, flow, upstream = self.client, self._flow, self._upstream
+        client, flow = self.client, self._flow
         flow.ended = flow.ended or why
         hard = flow.ended not in CLEAN_ENDS
         flow.stop_by(None)
         try:
-            if upstream is not None:
-                self._engine.ignore(upstream)
-                if hard:
-                    reset_on_close(upstream)
-                upstream.close()
+            self._drop_upstream(hard=hard)
             self._context.emit(self._record.summary())
             if hard:
                 reset_on_close(client.socket)
@@ -396,3 +386,12 @@ class Passage:
         finally:
             del self._context.flows[flow.id]
             flow.finish()
+
+    def _drop_upstream(self, *, hard: bool) -> None:
+        """Close the other side, if there is one; *hard* lets it see a reset."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            self._engine.ignore(upstream)
+            if hard:
+                reset_on_close(upstream)
+            upstream.close()
