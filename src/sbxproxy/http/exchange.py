@@ -103,10 +103,10 @@ class Exchange:
         self._limits = limits
         self._relay = relay
         self._pool = pool
-        self._shortcut = None if pool is None else Shortcut(client, handler, pool, limits)
+        self._tally = Tally()
+        self._shortcut = None if pool is None else Shortcut(client, handler, pool, limits, self._tally, patience)
         self._at_once: AtOnce | None = None if pool is None else getattr(handler, "at_once", None)
         self._started = 0.0
-        self._tally = Tally()
         self._head: RequestHead | None = None
         self._body: Body | LengthBody | None = None
         self._forwarding: Forwarding | None = None
@@ -234,8 +234,6 @@ class Exchange:
                     origin=self._origin,
                     declared=head.content_length is not None,
                     asked=None,
-                    tally=self._tally,
-                    patience=self._patience,
                 )
                 if went is True:
                     return None
@@ -274,8 +272,6 @@ class Exchange:
                 origin=answer.origin,
                 declared=head.content_length is not None,
                 asked=sent,
-                tally=self._tally,
-                patience=self._patience,
             )
             if went is True:
                 return None

@@ -57,6 +57,7 @@ class Shortcut:
         "_handler",
         "_limits",
         "_memory",
+        "_patience",
         "_pool",
         "_received_fields",
         "_received_headers",
@@ -65,14 +66,19 @@ class Shortcut:
         "_sent_lines",
         "_sent_to",
         "_stream",
+        "_tally",
     )
 
-    def __init__(self, client: ClientSide, handler: RequestHandler, pool: Pool, limits: Limits) -> None:
-        """Prepare; no I/O."""
+    def __init__(
+        self, client: ClientSide, handler: RequestHandler, pool: Pool, limits: Limits, tally: Tally, patience: Patience
+    ) -> None:
+        """Prepare; no I/O. *tally* counts each request of the connection, *patience* is whose time it takes."""
         self._client = client
         self._handler = handler
         self._pool = pool
         self._limits = limits
+        self._tally = tally
+        self._patience = patience
         self._memory = Memory(limits.header_fields)
         self._stream: Stream | None = None
         self._sent_headers: Headers | None = None
@@ -92,8 +98,6 @@ class Shortcut:
         origin: Origin,
         declared: bool,
         asked: Request | None,
-        tally: Tally,
-        patience: Patience,
     ) -> Literal[True] | Resumed | None:
         """Carry a request, whose head was plain and whose body is at hand and small, to its upstream and the response back.
 
@@ -105,8 +109,6 @@ class Shortcut:
             origin: where to.
             declared: the client told the length of the body, even if it is none.
             asked: the request that the handler is asked about with the response; ``None`` if it has no say in that.
-            tally: counts.
-            patience: whose time it is.
 
         Returns:
             True if that is done, and both connections are ready for the next request; ``None`` if nothing was begun, for want
@@ -117,7 +119,7 @@ class Shortcut:
             ClientGone: the client broke off.
         """
         request = self._request(method, target, headers, origin, len(content) if content or declared else None)
-        pool = self._pool
+        pool, tally, patience = self._pool, self._tally, self._patience
         generation = pool.generation
         stream = pool.take(origin, patience.last)
         if stream is None:
