@@ -5,7 +5,7 @@ What comes in by a sandbox's listeners is that sandbox, whatever it says of itse
 
 from __future__ import annotations
 
-__all__ = ["Doors", "Opener"]
+__all__ = ["Doors", "Opener", "admit_plain"]
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -267,6 +267,11 @@ class Doors:
             reason=str(reason), rule=None, detail=detail, address=None, bytes_up=0, bytes_down=0, requests=0, duration=duration,
             ended="denied",
         )  # fmt: skip
+
+
+def admit_plain(express: Express, client: BareStream) -> bool:
+    """Give the short way a connection whose request is to be read."""
+    return express.admit(client)
 
 
 def _admit_captured(express: Express, client: BareStream) -> bool:

@@ -11,7 +11,7 @@ __all__ = ["Sandbox"]
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import trio
@@ -29,17 +29,13 @@ from sbxproxy.fronts.ask import Ask, ListenerAuth, StreamAsk
 from sbxproxy.fronts.explicit import open_explicit
 from sbxproxy.fronts.proxy_protocol import open_proxy_protocol
 from sbxproxy.hostname import Hostname, canonical_hostname
-from sbxproxy.net.bare import BareStream
 from sbxproxy.net.listen import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
 from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.model import Policy
-from sbxproxy.sandbox.doors import Doors
+from sbxproxy.sandbox.doors import Doors, admit_plain
 from sbxproxy.sandbox.identity import Identity
 from sbxproxy.sandbox.references import check_references
-
-if TYPE_CHECKING:
-    from sbxproxy.connection.express import Express
 
 CUT_PATIENCE = 1.0
 """Seconds that an update waits for the flows that it cut to be closed on both sides."""
@@ -294,13 +290,10 @@ class Sandbox:
                 return await open_proxy_protocol(client, trusted, unix=unix)
             return await open_explicit(client, limits, auth)
 
-        def admit(express: Express, client: BareStream) -> bool:
-            return express.admit(client)
-
         unregister = self._register([endpoint for listener in listeners for endpoint in local_endpoints(listener)])
         try:
             plain = auth is None and not trusted_proxies
-            await self._doors.serve(listeners, opener, express=admit if plain else None, task_status=task_status)
+            await self._doors.serve(listeners, opener, express=admit_plain if plain else None, task_status=task_status)
         finally:
             unregister()
 
