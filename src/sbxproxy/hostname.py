@@ -23,7 +23,7 @@ section 2.3.4)."""
 # S3 buckets).
 _NAME = re.compile(rb"[a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*")
 
-_CANONICAL = re.compile(r"[a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*")
+_CANONICAL = re.compile(_NAME.pattern.decode())
 
 # The "ends in a number" test of the WHATWG URL standard, section 3.5: such a host can only be an IPv4 address
 # or an error.

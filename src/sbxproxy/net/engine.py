@@ -161,7 +161,7 @@ class Engine:
             await trio.sleep_forever()
         self._pipes = pipe_pool()
         self._clock = trio.lowlevel.current_clock().current_time
-        self.now = self._clock()
+        self.time()
         with select.epoll() as epoll:
             self._epoll = epoll
             try:
@@ -221,7 +221,7 @@ class Engine:
         """
         if self._epoll is None or self._pipes is None:
             return None
-        now = self.now = self._clock()
+        now = self.time()
         tunnel = Tunnel(
             client,
             upstream,
@@ -434,7 +434,7 @@ class Engine:
 
     def _look(self) -> None:
         """End tunnels that were silent for too long or lost a socket, and say when to look again."""
-        now = self.now = self._clock()
+        now = self.time()
         due, shortest = math.inf, math.inf
         for wait in tuple(self._waits.values()):
             if self._waits.get(wait.number) is not wait:
@@ -476,7 +476,7 @@ class Engine:
     def _turn(self, epoll: select.epoll) -> None:
         """Take the news and move bytes, but not for long."""
         lanes, ready, greedy = self._lanes, self._ready, self._greedy
-        self.now = self._clock()
+        self.time()
         for number, flags in epoll.poll(0, EVENTS):
             pair = lanes.get(number)
             if pair is None:
