@@ -26,6 +26,7 @@ from support.passages import (
     LOOPBACK,
     NAME,
     OTHER,
+    QUIET,
     TWO,
     Pair,
     Seen,
@@ -49,7 +50,7 @@ def tunnel(target: str, *then: Step, hello: bytes = HELLO) -> list[Step]:
 
 
 def in_pieces(data: bytes, size: int = 1) -> list[Step]:
-    return [step for at in range(0, len(data), size) for step in (("send", data[at : at + size]), ("rest", 0.0003))]
+    return [step for at in range(0, len(data), size) for step in (("send", data[at : at + size]), QUIET)]
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,15 @@ RESET: Step = ("reset",)
 SCENES: dict[str, Scene] = {
     # What most connections are.
     "client ends first": Scene(lambda p: tunnel(at(p), FIN)),
-    "client ends first, with more": Scene(lambda p: tunnel(at(p), ("send", b"x" * 5000), ("rest", 0.01), ("send", b"more"), FIN)),
+    "client ends first, with more": Scene(lambda p: tunnel(at(p), ("send", b"x" * 5000), QUIET, ("send", b"more"), FIN)),
     "upstream ends first": Scene(lambda p: tunnel(at(p)), mode="first"),
     "upstream closes": Scene(lambda p: tunnel(at(p)), mode="close"),
     "upstream resets": Scene(lambda p: tunnel(at(p)), mode="reset"),
-    "upstream resets at once": Scene(lambda p: tunnel(at(p), ("rest", 0.02)), mode="reset-at-once"),
+    "upstream resets at once": Scene(lambda p: tunnel(at(p), QUIET), mode="reset-at-once"),
     "head and hello at once": Scene(lambda p: [("send", head(at(p)) + HELLO), FIN], ""),
     "head and hello at once, no end": Scene(lambda p: [("send", head(at(p)) + HELLO)], mode="first"),
     "hello at once, then more": Scene(
-        lambda p: [("send", head(at(p)) + HELLO), ("until", ESTABLISHED), ("send", b"more"), ("rest", 0.01), FIN]
+        lambda p: [("send", head(at(p)) + HELLO), ("until", ESTABLISHED), ("send", b"more"), QUIET, FIN]
     ),
     "other spelling": Scene(lambda p: tunnel(at(p, NAME.upper()), FIN)),
     "two records": Scene(lambda p: tunnel(at(p), FIN, hello=client_hello(NAME, record_size=40))),
@@ -123,9 +124,9 @@ SCENES: dict[str, Scene] = {
     "head in bytes": Scene(lambda p: [*in_pieces(head(at(p))), ("until", ESTABLISHED), ("send", HELLO), FIN], LEFT),
     "hello in bytes": Scene(lambda p: [("send", head(at(p))), ("until", ESTABLISHED), *in_pieces(HELLO), FIN], LEFT),
     "hello in two": Scene(
-        lambda p: [("send", head(at(p))), ("until", ESTABLISHED), *in_pieces(HELLO, 100), ("rest", 0.01), FIN], LEFT
+        lambda p: [("send", head(at(p))), ("until", ESTABLISHED), *in_pieces(HELLO, 100), QUIET, FIN], LEFT
     ),
-    "head with part of the hello": Scene(lambda p: [("send", head(at(p)) + HELLO[:50]), ("rest", 0.01), ("send", HELLO[50:]), FIN], LEFT),
+    "head with part of the hello": Scene(lambda p: [("send", head(at(p)) + HELLO[:50]), QUIET, ("send", HELLO[50:]), FIN], LEFT),
     # Ends.
     "nothing": Scene(lambda _: [FIN], LEFT),
     "half a head": Scene(lambda p: [("send", head(at(p))[:20]), FIN], LEFT),
@@ -134,10 +135,10 @@ SCENES: dict[str, Scene] = {
     "hello and end": Scene(lambda p: [("send", head(at(p))), ("until", ESTABLISHED), ("send", HELLO), FIN], ""),
     "part of a hello and end": Scene(lambda p: tunnel(at(p), FIN, hello=HELLO[:60]), LEFT),
     "reset at once": Scene(lambda _: [RESET], LEFT),
-    "reset in the head": Scene(lambda p: [("send", head(at(p))[:20]), ("rest", 0.01), RESET], LEFT),
+    "reset in the head": Scene(lambda p: [("send", head(at(p))[:20]), QUIET, RESET], LEFT),
     "reset behind the head": Scene(lambda p: [("send", head(at(p))), ("until", ESTABLISHED), RESET], LEFT),
-    "reset in the hello": Scene(lambda p: tunnel(at(p), ("rest", 0.01), RESET, hello=HELLO[:60]), LEFT),
-    "reset behind the hello": Scene(lambda p: tunnel(at(p), ("rest", 0.02), RESET)),
+    "reset in the hello": Scene(lambda p: tunnel(at(p), QUIET, RESET, hello=HELLO[:60]), LEFT),
+    "reset behind the hello": Scene(lambda p: tunnel(at(p), QUIET, RESET)),
     # Time.
     "silence": Scene(lambda _: [], LEFT, jump=True),
     "silence in the head": Scene(lambda p: [("send", head(at(p))[:20])], LEFT, jump=True),
@@ -182,7 +183,7 @@ SCENES: dict[str, Scene] = {
     # What the short way is not for.
     "inspected": Scene(lambda p: tunnel(at(p), FIN), LEFT, {"allow": {NAME: RULES}}, mode="close", opaque=True),
     "absolute form": Scene(
-        lambda p: [("send", f"GET http://{at(p)}/ HTTP/1.1\r\nHost: {at(p)}\r\n\r\n".encode()), ("rest", 0.02), FIN], LEFT,
+        lambda p: [("send", f"GET http://{at(p)}/ HTTP/1.1\r\nHost: {at(p)}\r\n\r\n".encode()), QUIET, FIN], LEFT,
         {"subnets": {"allow": ["127.0.0.0/8"]}}, mode="close",
     ),
     "socks5": Scene(
@@ -204,9 +205,9 @@ SCENES: dict[str, Scene] = {
     "large head": Scene(lambda p: [("send", head(at(p), "X: " + "y" * 3000)), ("until", ESTABLISHED), ("send", HELLO), FIN], LEFT),
     "too large a head": Scene(lambda p: [("send", head(at(p), *(f"X{n}: y" for n in range(150))))], LEFT),
     "64 KiB at once": Scene(
-        lambda p: [("send", head(at(p)) + HELLO + b"z" * (64 * 1024 - len(head(at(p))) - len(HELLO))), ("rest", 0.05), FIN], LEFT
+        lambda p: [("send", head(at(p)) + HELLO + b"z" * (64 * 1024 - len(head(at(p))) - len(HELLO))), QUIET, FIN], LEFT
     ),
-    "64 KiB hello": Scene(lambda p: tunnel(at(p), ("send", b"z" * 64 * 1024), ("rest", 0.05), FIN), ""),
+    "64 KiB hello": Scene(lambda p: tunnel(at(p), ("send", b"z" * 64 * 1024), QUIET, FIN), ""),
     "hello that is too large": Scene(lambda p: tunnel(at(p), hello=client_hello(NAME, padding=65000)), LEFT),
 }  # fmt: skip
 
@@ -293,8 +294,8 @@ async def compare(data: bytes, cuts: list[int], end: str, mode: str) -> None:
         steps: list[Step] = []
         for begin, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
             if begin < stop:
-                steps += [("send", data[begin:stop]), ("rest", 0.004)]
-        came, _ = await both(Scene(lambda _: [*steps, ("rest", 0.01), (end,)], "", mode=mode), pair, port)
+                steps += [("send", data[begin:stop]), QUIET]
+        came, _ = await both(Scene(lambda _: [*steps, QUIET, (end,)], "", mode=mode), pair, port)
         assert came[0] == came[1]
 
 
@@ -336,7 +337,7 @@ async def test_targets_that_the_kernel_names_go_either_way_alike(name: str, monk
         monkeypatch.setattr(Express, "admit", lambda self, client, _ask=None: admit(self, client, ask))
         monkeypatch.setattr("sbxproxy.sandbox.sandbox.open_explicit", opener)
         end: list[Step] = [] if name == "upstream resets" else [FIN]
-        (short, long), way = await both(Scene(lambda _: [("send", first), ("rest", 0.01), *end], mode=mode), pair, port)
+        (short, long), way = await both(Scene(lambda _: [("send", first), QUIET, *end], mode=mode), pair, port)
         assert short == long
         assert way == expected
         assert pair.ways["short"] == 2

@@ -24,7 +24,7 @@ from sbxproxy.net.dial import dial
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.tunnel import Lane, Tunnel
 from sbxproxy.testing.hello import client_hello
-from support.passages import ESTABLISHED, HANGS, HELLO, HOLE, NAME, OTHER, Client, Pair, closed_port, head, open_pair
+from support.passages import ESTABLISHED, HANGS, HELLO, HOLE, NAME, OTHER, QUIET, Client, Pair, closed_port, head, open_pair
 from support.tcp import black_hole, open_descriptors
 
 ALLOWED: Any = {"allow": [NAME, HOLE]}
@@ -423,11 +423,11 @@ async def test_x9_nothing_keeps_what_is_over_alive() -> None:
         started = [("send", head(f"{NAME}:{port}")), ("until", ESTABLISHED)]
         scripts: list[Any] = [
             [*started, ("send", HELLO), ("fin",)],
-            [*started, ("send", HELLO), ("rest", 0.01), ("reset",)],
+            [*started, ("send", HELLO), QUIET, ("reset",)],
             [*started, ("reset",)],
-            [("rest", 0.01), ("reset",)],
+            [QUIET, ("reset",)],
             [*started, ("send", client_hello(OTHER))],
-            [*started, ("send", HELLO[:50]), ("rest", 0.01), ("send", HELLO[50:]), ("fin",)],
+            [*started, ("send", HELLO[:50]), QUIET, ("send", HELLO[50:]), ("fin",)],
         ]
         for _ in range(2):
             gc.collect()

@@ -104,6 +104,40 @@ async def test_n9_n12_a_connect_target_is_a_host_and_a_port_and_nothing_else(tar
 
 
 @pytest.mark.parametrize(
+    "request_",
+    [b"junk that is no request\r\n\r\n", b"CONNECT / HTTP/1.1\r\n\r\n", b"\x05\x01\x09"],
+    ids=["junk", "target", "socks"],
+)
+async def test_what_was_wrong_reaches_a_client_that_is_still_sending(request_: bytes, tmp_path: Path) -> None:
+    """Closing on bytes that were not read is a reset, and that can overtake the answer (RFC 9112 section 9.6)."""
+    async with open_firewall({"allow": [NAME]}, directory=tmp_path) as firewall:
+        stream = await firewall.open()
+        await stream.send_all(request_)
+        assert (await firewall.next_closed()).reason in {"bad-request", "proxy-auth"}
+        for _ in range(3):
+            await stream.send_all(b"and more")
+            await trio.sleep(0.01)
+        await stream.send_eof()
+        answer, end = await until_end(stream)
+        assert answer
+        assert end == "eof"
+
+
+async def test_a_client_that_goes_on_after_its_refusal_holds_its_place_for_a_second_at_most(tmp_path: Path) -> None:
+    async with open_firewall({"allow": [NAME]}, directory=tmp_path) as firewall:
+        stream = await firewall.open()
+        await stream.send_all(b"CONNECT / HTTP/1.1\r\n\r\n")
+        began = trio.current_time()
+        with trio.fail_after(10):
+            assert (await until_end(stream))[1] == "eof"
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(b"more")
+                    await trio.sleep(0.05)
+        assert trio.current_time() - began > 0.5
+
+
+@pytest.mark.parametrize(
     "name", [b"localhost\0.origin.test.example", b"origin.test.example\0", b"a b.test.example", b"\xff.test.example"]
 )
 async def test_n7_a_connect_to_a_name_with_odd_bytes_is_refused(name: bytes, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import sbxproxy
 from sbxproxy.connection.express import Express
@@ -32,6 +33,9 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 Step = tuple[Any, ...]
 """``("send", data)``, ``("read", size)``, ``("until", the end of what is read)``, ``("rest", seconds)``, ``("fin",)``, ``("reset",)``."""
+
+QUIET: Step = ("quiet",)
+"""Go on when everybody waits for something: what was sent has been dealt with then, however slow the machine."""
 
 
 def head(target: str, *fields: str) -> bytes:
@@ -120,6 +124,8 @@ class Client:
                 await self._until(lambda: self.data.endswith(end))
             case "rest", seconds:
                 await trio.sleep(seconds)
+            case ("quiet",):
+                await trio.testing.wait_all_tasks_blocked(0.001)
             case ("fin",):
                 await self.stream.send_eof()
             case ("reset",):

@@ -1,6 +1,6 @@
 """What happens to a connection, from its wish to its close.
 
-``story`` tells it in order; ``first_bytes``, ``postgres``, ``upstream``, ``goodbye`` and ``record`` are its parts, and ``context`` is what
+``story`` tells it in order; ``first_bytes``, ``postgres``, ``upstream``, ``words`` and ``record`` are its parts, and ``context`` is what
 the connections of a sandbox share.
 """
 

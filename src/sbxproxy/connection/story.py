@@ -20,15 +20,16 @@ import trio
 from sbxproxy.address import IPAddress
 from sbxproxy.connection.context import Context
 from sbxproxy.connection.first_bytes import FirstBytes, with_wire
-from sbxproxy.connection.goodbye import GOODBYE, close, denial, failure, linger
 from sbxproxy.connection.record import Recorder
 from sbxproxy.connection.upstream import CLEAN_ENDS, Upstream
+from sbxproxy.connection.words import denial, failure
 from sbxproxy.errors import ClientProtocolError, LimitError, StageError, UpstreamError
 from sbxproxy.flow import Flow
 from sbxproxy.fronts.ask import Ask
 from sbxproxy.hostname import Hostname
 from sbxproxy.http.handler import Denied, Ended, Origin
 from sbxproxy.http.serve import serve as serve_http
+from sbxproxy.net.goodbye import GOODBYE, close, linger
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.relay import relay, take_tunnel
 from sbxproxy.policy.decision import Decision, Deny, Facts, Handle, Inspect, Need, Reason, Relay, Wire
@@ -386,7 +387,7 @@ class _Story:
                     await self._hear_out()
                 await self._say(denial(self.flow.facts.wire, deny, promised_tls=self.first_bytes.promised_tls))
             if self.flow.ended == "denied":
-                await linger(self.client)
+                await self._linger()
 
     async def _hear_out(self) -> None:
         """Look at what a denied client says first, to answer it in its own protocol.
@@ -408,6 +409,10 @@ class _Story:
                 await self._ask.refuse(error)
             elif words:
                 await self.client.send_all(words)
+            await self._linger()
+
+    async def _linger(self) -> None:
+        if isinstance(self.client, trio.abc.HalfCloseableStream):  # else it waits for our close to see an end
             await linger(self.client)
 
     async def _say(self, words: bytes) -> None:

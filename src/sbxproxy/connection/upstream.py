@@ -13,7 +13,6 @@ from trio.abc import Stream
 
 from sbxproxy.address import IPAddress, parse_address
 from sbxproxy.connection.context import Context
-from sbxproxy.connection.goodbye import close
 from sbxproxy.connection.postgres import prove_postgres, request_tls
 from sbxproxy.connection.record import Recorder
 from sbxproxy.errors import ClientProtocolError, StageError, UpstreamError
@@ -21,6 +20,7 @@ from sbxproxy.flow import Flow
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.http.handler import Denied, Origin
 from sbxproxy.net.dial import dial as resume
+from sbxproxy.net.goodbye import close
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.sockets import abort, socket_below
 from sbxproxy.policy.decision import Deny, Dial, Need, Reason, Relay

@@ -34,6 +34,7 @@ from sbxproxy.http.reply import reply_to
 from sbxproxy.http.shortcut import Resumed, Shortcut
 from sbxproxy.http.sides import ClientSide
 from sbxproxy.http.target import check_target, is_elsewhere
+from sbxproxy.net.goodbye import linger
 from sbxproxy.net.peek import peekable
 from sbxproxy.net.relay import Counts
 from sbxproxy.net.sockets import abort
@@ -45,9 +46,6 @@ _log = logging.getLogger("sbxproxy.http")
 
 _DISCARD = RECEIVE
 """Most of an unwanted request body that is read to keep the connection; a new connection costs about as much."""
-
-_LINGER_READS = 16
-"""Most receives from a client that is still sending when it has been told that the connection ends."""
 
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 """Methods that need no second thought."""
@@ -347,21 +345,9 @@ class Exchange:
         if self._client.reusable:
             return None
         if body is None or not body.complete:
-            await self._linger()
+            with trio.move_on_after(self._limits.linger):
+                await linger(self._client.stream)
         return Ended("closed")
-
-    async def _linger(self) -> None:
-        """Take what the client still sends: closing on unread bytes resets, and a reset can overtake the reply."""
-        stream = self._client.stream
-        with trio.move_on_after(self._limits.linger):
-            try:
-                if isinstance(stream, trio.abc.HalfCloseableStream):
-                    await stream.send_eof()
-                for _ in range(_LINGER_READS):
-                    if not await stream.receive_some(RECEIVE):
-                        return
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
 
     async def _tunnel(self, forwarding: Forwarding) -> Ended:
         """Relay raw bytes; what the client sent behind its head was held back until now."""

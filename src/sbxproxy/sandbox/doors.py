@@ -7,7 +7,6 @@ from __future__ import annotations
 
 __all__ = ["Doors", "Opener", "admit_plain"]
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from sbxproxy.fronts.ask import Ask
 from sbxproxy.fronts.dns import serve_tcp, serve_udp
 from sbxproxy.fronts.transparent import open_transparent
 from sbxproxy.net.bare import BareStream, Until
+from sbxproxy.net.goodbye import GOODBYE, close, linger
 from sbxproxy.net.listen import Slots
 from sbxproxy.net.peek import PeekedStream, peekable
 from sbxproxy.net.serve import serve_bounded
@@ -227,18 +227,21 @@ class Doors:
 
     async def _ask(self, client: PeekedStream, opener: Opener, started: float) -> Ask | None:
         """Let the front read whom the client wants; ``None`` after telling it what was wrong."""
+        told = False
         try:
             with Until(client, started + self._context.limits.first_bytes):
                 return await opener(client)
         except trio.TooSlowError:
             reason, detail = str(Reason.FIRST_BYTES_TIMEOUT), "the request to the proxy did not come in time"
         except ClientProtocolError as error:
-            reason, detail = str(error.reason), str(error)
+            reason, detail, told = str(error.reason), str(error), True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None
         self._context.emit(self._no_flow(reason, detail, trio.current_time() - started))
-        with trio.move_on_after(1.0), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await client.aclose()
+        if told:
+            with trio.move_on_after(GOODBYE):
+                await linger(client)
+        await close(client, hard=False)
         return None
 
     async def _serve_ask(self, client: PeekedStream, ask: Ask) -> bytes | None:
