@@ -10,14 +10,13 @@ __all__ = ["Proxy"]
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.abc import Stream
 
 from sbxproxy.address import IPAddress, PrefixTable
 from sbxproxy.connection.context import Context, Dialer
-from sbxproxy.dns.forward import Forwarder
 from sbxproxy.errors import ConfigurationError
 from sbxproxy.events import Observer
 from sbxproxy.http.pool import Pool
@@ -36,10 +35,13 @@ from sbxproxy.sandbox.references import check_references
 from sbxproxy.sandbox.sandbox import Sandbox
 from sbxproxy.secrets import Secret, Secrets, SecretSource
 from sbxproxy.settings import Settings
-from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.pipeline import Pipeline
 from sbxproxy.stages.terminator import TlsTerminator
+from sbxproxy.stages.transforms import Transforms
 from sbxproxy.tls.upstream import UpstreamTls
+
+if TYPE_CHECKING:
+    from sbxproxy.dns.forward import Forwarder
 
 _EVERYWHERE = (IPv4Address(0), IPv6Address(0))
 
@@ -232,6 +234,8 @@ class Proxy:
     def _dns_forwarder(self) -> Forwarder:
         """Return what asks the name servers, for all sandboxes; made when the first of them needs it."""
         if self._forwarder is None:
+            from sbxproxy.dns.forward import Forwarder  # noqa: PLC0415 - many a proxy answers no questions
+
             self._forwarder = Forwarder(self.settings.nameservers, limits=self.settings.limits)
         return self._forwarder
 

@@ -335,7 +335,7 @@ async def test_targets_that_the_kernel_names_go_either_way_alike(name: str, monk
             return StreamAsk(ip_address(host), port, front="transparent")
 
         monkeypatch.setattr(Express, "admit", lambda self, client, _ask=None: admit(self, client, ask))
-        monkeypatch.setattr("sbxproxy.sandbox.sandbox.open_explicit", opener)
+        monkeypatch.setattr("sbxproxy.fronts.explicit.open_explicit", opener)
         end: list[Step] = [] if name == "upstream resets" else [FIN]
         (short, long), way = await both(Scene(lambda _: [("send", first), QUIET, *end], mode=mode), pair, port)
         assert short == long

@@ -17,7 +17,8 @@ from sbxproxy.policy import Policy
 from sbxproxy.policy.decision import Deny
 from sbxproxy.secrets import CallableSource, Secret, Secrets
 from sbxproxy.settings import Limits
-from sbxproxy.stages.inspector import Inspector, Transforms
+from sbxproxy.stages.inspector import Inspector
+from sbxproxy.stages.transforms import Transforms
 from sbxproxy.testing import make_flow, make_request
 
 NAME = Hostname("api.example.com")

@@ -23,8 +23,8 @@ from sbxproxy.policy.judge import Boundary
 from sbxproxy.policy.model import Policy
 from sbxproxy.secrets import Secrets
 from sbxproxy.settings import Limits
-from sbxproxy.stages.inspector import Transforms
 from sbxproxy.stages.slots import Handler, PolicyStage, Terminator
+from sbxproxy.stages.transforms import Transforms
 from sbxproxy.wire.result import Sniffer
 
 Dialer = Callable[[Sequence[IPAddress], int], Awaitable[tuple[Stream, IPAddress]]]

@@ -12,14 +12,17 @@ __all__ = ["Pool"]
 import select
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 from trio.abc import Stream
 
-from sbxproxy.http.handler import Origin
 from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import socket_below
 from sbxproxy.settings import Limits
+
+if TYPE_CHECKING:
+    from sbxproxy.http.handler import Origin
 
 _GRACE = 1.0
 """Seconds for which more may be kept."""

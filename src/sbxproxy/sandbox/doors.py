@@ -16,11 +16,9 @@ from trio.abc import Listener, Stream
 
 from sbxproxy.capture.captured import Captured
 from sbxproxy.connection.context import Context
-from sbxproxy.dns.answerer import DnsAnswerer
 from sbxproxy.errors import ClientProtocolError, LimitError
 from sbxproxy.events import FlowClosed, Problem, kinds
 from sbxproxy.fronts.ask import Ask
-from sbxproxy.fronts.dns import serve_tcp, serve_udp
 from sbxproxy.fronts.transparent import open_transparent
 from sbxproxy.net.bare import BareStream, Until
 from sbxproxy.net.goodbye import GOODBYE, close, linger
@@ -32,11 +30,20 @@ from sbxproxy.policy.decision import Reason
 
 if TYPE_CHECKING:
     from sbxproxy.connection.express import Express
+    from sbxproxy.dns.answerer import DnsAnswerer
 
 DNS_PORT = 53
 
-BEHIND = ("sbxproxy.tls.verifying", "sbxproxy.tls.serving", "sbxproxy.connection.story")
-"""Modules that must be loaded before a connection is carried; ``story`` with most of what it imports is one of them."""
+BEHIND = (
+    "sbxproxy.fronts.explicit",
+    "sbxproxy.fronts.proxy_protocol",
+    "sbxproxy.tls.verifying",
+    "sbxproxy.tls.serving",
+    "sbxproxy.connection.story",
+    "sbxproxy.fronts.dns",
+    "sbxproxy.dns.forward",
+)
+"""Modules that must be loaded before a connection is served; ``story`` with most of what it imports is one of them."""
 
 Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
 """A front: reads what the client asks for; ``None`` if it left without asking."""
@@ -123,6 +130,8 @@ class Doors:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept the connections of a captured namespace, and answer its DNS, as ``serve`` does; closes its sockets."""
+        from sbxproxy.fronts.dns import serve_tcp, serve_udp  # noqa: PLC0415 - see ``BEHIND``
+
         dns_connections = Slots(answerer.limits.dns_connections, limit="dns_connections")
 
         async def opener(client: PeekedStream) -> Ask | None:
@@ -194,6 +203,8 @@ class Doors:
         try:
             if aside is not None and await aside(stream):
                 return
+            if self._serve_flow is None:
+                await self._ready()
             while (ask := await self._ask(client, opener, trio.current_time() if since is None else since)) is not None:
                 since = None
                 leftover = await (self._serve_ask(client, ask) if self._serve_flow is None else self._carry(client, ask))

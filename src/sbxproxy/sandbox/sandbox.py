@@ -11,7 +11,7 @@ __all__ = ["Sandbox"]
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import trio
@@ -20,14 +20,10 @@ from trio.abc import Listener, Stream
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
 from sbxproxy.capture.captured import Captured
 from sbxproxy.connection.context import Context
-from sbxproxy.dns.answerer import DnsAnswerer
-from sbxproxy.dns.forward import Forward
 from sbxproxy.errors import ConfigurationError, StageError
 from sbxproxy.events import Event, Observer, PolicyChanged, Problem
 from sbxproxy.flow import Flow
 from sbxproxy.fronts.ask import Ask, ListenerAuth, StreamAsk
-from sbxproxy.fronts.explicit import open_explicit
-from sbxproxy.fronts.proxy_protocol import open_proxy_protocol
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.net.listen import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
@@ -36,6 +32,10 @@ from sbxproxy.policy.model import Policy
 from sbxproxy.sandbox.doors import Doors, admit_plain
 from sbxproxy.sandbox.identity import Identity
 from sbxproxy.sandbox.references import check_references
+
+if TYPE_CHECKING:
+    from sbxproxy.dns.answerer import DnsAnswerer
+    from sbxproxy.dns.forward import Forward
 
 CUT_PATIENCE = 1.0
 """Seconds that an update waits for the flows that it cut to be closed on both sides."""
@@ -243,6 +243,8 @@ class Sandbox:
 
     def _answerer(self) -> DnsAnswerer:
         if self._dns is None:
+            from sbxproxy.dns.answerer import DnsAnswerer  # noqa: PLC0415 - many a sandbox asks no questions
+
             context = self._context
             self._dns = DnsAnswerer(
                 self.name,
@@ -286,8 +288,13 @@ class Sandbox:
         limits = self._context.limits
 
         async def opener(client: PeekedStream) -> Ask | None:
+            # Loaded by now, see ``doors.BEHIND``.
             if trusted_proxies:
+                from sbxproxy.fronts.proxy_protocol import open_proxy_protocol  # noqa: PLC0415
+
                 return await open_proxy_protocol(client, trusted, unix=unix)
+            from sbxproxy.fronts.explicit import open_explicit  # noqa: PLC0415
+
             return await open_explicit(client, limits, auth)
 
         unregister = self._register([endpoint for listener in listeners for endpoint in local_endpoints(listener)])
