@@ -21,7 +21,8 @@ import trio
 from trio.abc import Stream
 
 from benchmarks.doors import open_doors, settings
-from sbxproxy import JsonLines, Limits, Pipeline, Policy, Proxy
+from benchmarks.subjects.ours import SECRET
+from sbxproxy import EnvironmentSource, JsonLines, Limits, Pipeline, Policy, Proxy
 from sbxproxy.events import Event
 from sbxproxy.flow import Flow
 from sbxproxy.http.message import Request
@@ -121,7 +122,8 @@ async def main(embedding: Embedding) -> None:
         proxy = Proxy(
             settings(embedding.names, embedding.upstream_ca, limits), pipeline=_pipeline(embedding.slot), observers=[events]
         )
-        sandbox = proxy.create_sandbox("bench", policy=json.loads(Path(embedding.policy).read_text()))
+        secrets = {"bench": EnvironmentSource(next(iter(SECRET)), SECRET)}
+        sandbox = proxy.create_sandbox("bench", policy=json.loads(Path(embedding.policy).read_text()), secrets=secrets)
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.run)
             print(*await open_doors(nursery, sandbox, embedding.authority, backlog=4096), flush=True)

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import os
 import pickle
 import sys
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from sbxproxy.errors import ConfigurationError, SecretError
-from sbxproxy.secrets import CallableSource, CommandSource, EnvironmentSource, FileSource, Secret, Secrets
+from sbxproxy.secrets import FRESH, CallableSource, CommandSource, EnvironmentSource, FileSource, Secret, Secrets
 
 VALUE = "canary-5f2b91"
 BAD = [
@@ -258,6 +259,89 @@ class TestCommand:
     async def test_it_does_not_read_our_standard_input(self):
         with trio.fail_after(10), pytest.raises(SecretError, match="empty"):
             await CommandSource(["cat"]).get("t")
+
+
+class TestAtHand:
+    """What is known without waiting."""
+
+    async def test_a_literal_always_is(self):
+        secrets = Secrets({"a": VALUE})
+        assert secrets.at_hand("a") == Secret(VALUE)
+        assert secrets.keep("a") == math.inf
+
+    async def test_a_variable_is_while_it_is_set(self):
+        environ = {"TOKEN": VALUE}
+        secrets = Secrets({"a": EnvironmentSource("TOKEN", environ)})
+        assert secrets.at_hand("a") == Secret(VALUE)
+        assert secrets.keep("a") == FRESH
+        del environ["TOKEN"]
+        assert secrets.at_hand("a") is None
+        assert secrets.keep("a") == 0
+
+    async def test_a_file_is_for_a_moment_after_it_was_looked_at(self, tmp_path, autojump_clock):
+        path = tmp_path / "token"
+        path.write_text("one")
+        os.utime(path, (1, 1))
+        secrets = Secrets({"a": FileSource(path)})
+        assert secrets.at_hand("a") is None
+        assert await secrets.get("a") == secrets.at_hand("a") == Secret("one")
+        await trio.sleep(FRESH * 0.9)
+        path.write_text("two")
+        os.utime(path, (1, 1))
+        assert secrets.at_hand("a") == Secret("one")
+        await trio.sleep(FRESH * 0.2)
+        assert secrets.at_hand("a") is None
+        assert trio.current_time() == pytest.approx(FRESH * 1.1)
+
+    async def test_a_file_that_was_just_written_is_not(self, tmp_path):
+        """Another write in the same tick of its clock would not show."""
+        path = tmp_path / "token"
+        path.write_text("one")
+        secrets = Secrets({"a": FileSource(path)})
+        await secrets.get("a")
+        assert secrets.at_hand("a") is None
+
+    async def test_a_removed_file_is_not_once_that_was_seen(self, tmp_path):
+        path = tmp_path / "token"
+        path.write_text("one")
+        os.utime(path, (1, 1))
+        secrets = Secrets({"a": FileSource(path)})
+        await secrets.get("a")
+        path.unlink()
+        with pytest.raises(SecretError):
+            await secrets.get("a")
+        assert secrets.at_hand("a") is None
+
+    async def test_what_a_command_printed_is_until_it_is_too_old(self):
+        source = CommandSource(python(f"print('{VALUE}')"), ttl=1000)
+        secrets = Secrets({"a": source})
+        assert secrets.at_hand("a") is None
+        assert await secrets.get("a") == secrets.at_hand("a") == Secret(VALUE)
+        source._until = trio.current_time()
+        assert secrets.at_hand("a") is None
+
+    async def test_a_function_is_asked_each_time(self):
+        async def function(name):
+            return VALUE
+
+        secrets = Secrets({"a": CallableSource(function)})
+        await secrets.get("a")
+        assert secrets.at_hand("a") is None
+        assert secrets.keep("a") == 0
+        assert secrets.at_hand("b") is None
+
+    @pytest.mark.parametrize("answer", [*map(Secret, BAD), VALUE, ValueError(VALUE), None])
+    async def test_c3_what_is_unfit_or_no_secret_is_left_to_the_other_way_to_refuse(self, answer):
+        class Source:
+            async def get(self, name):
+                raise SecretError("no")
+
+            def at_hand(self, name):
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        assert Secrets({"a": Source()}).at_hand("a") is None
 
 
 class TestCallable:

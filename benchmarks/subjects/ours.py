@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DIRECT", "NAIVE", "SBXPROXY", "serve_command", "start_serve", "write_configuration"]
+__all__ = ["DIRECT", "NAIVE", "SBXPROXY", "SECRET", "serve_command", "start_serve", "write_configuration"]
 
 import json
 import os
@@ -20,7 +20,9 @@ from benchmarks.subjects.subject import By, Running, Subject, Unavailable, last_
 _OTHERS = 1000
 _START = 30.0
 
-INJECT = [{"transform": [{"headers": {"x-bench": "injected"}}]}]
+INJECT = [{"transform": [{"headers": {"x-bench": "${secret:bench}"}}]}]
+SECRET = {"SBXPROXY_BENCH": "injected"}
+"""What is put into the header, and the variable that sbxproxy finds it in, at each request."""
 
 
 def policy() -> dict[str, object]:
@@ -46,7 +48,8 @@ def write_configuration(rig: Rig) -> Path:
 
 def serve_command(*options: str) -> list[str]:
     """Return the command line of ``sbxproxy serve``, run by this Python."""
-    return [sys.executable, "-c", "from sbxproxy.cli import main; main()", "serve", "--listen", "127.0.0.1:0", *options]
+    program = [sys.executable, "-c", "from sbxproxy.cli import main; main()"]
+    return [*program, "serve", "--listen", "127.0.0.1:0", "--secret", f"bench=env:{next(iter(SECRET))}", *options]
 
 
 def start_serve(
@@ -62,7 +65,7 @@ def start_serve(
     read, write = os.pipe()
     argv = serve_command(*options, "--ca-out", str(authority), "--ready-fd", str(write))
     try:
-        environment = {"XDG_RUNTIME_DIR": str(rig.directory)}
+        environment = {"XDG_RUNTIME_DIR": str(rig.directory), **SECRET}
         if bytecode is not None:
             environment |= {"PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONDONTWRITEBYTECODE": ""}
         process = spawn(stack, argv, log=log, cpu=rig.subject_cpu, pass_fds=[write], environment=environment)
@@ -109,7 +112,7 @@ def _python() -> str:
 DIRECT = Subject("direct", "no proxy: the ceiling of the set-up", lambda: "", _start_direct)
 SBXPROXY = Subject(
     "sbxproxy",
-    "`sbxproxy serve --policy`, 1,003 rules, events to a file, all limits on",
+    "`sbxproxy serve --policy`, 1,003 rules, a secret from the environment, events to a file, all limits on",
     lambda: f"{version('sbxproxy')}, {_python()}",
     _start_sbxproxy,
 )

@@ -10,6 +10,7 @@ __all__ = ["CallableSource", "CommandSource", "EnvironmentSource", "FileSource",
 
 import hmac
 import inspect
+import math
 import os
 import re
 import stat
@@ -34,6 +35,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}\Z")
 _CLOCK_TICK = 1_000_000_000
 """Nanoseconds within which two writes may carry the same modification time: 10 ms on Linux, 1 s on old file systems."""
 
+
+FRESH = 0.1
+"""Seconds for which what was found out of a file is taken for its state: a look at it takes a thread, and as long as a request."""
 
 _Version = tuple[int, int, int]
 """Inode, size in bytes, and modification time in nanoseconds."""
@@ -88,6 +92,10 @@ class SecretSource(Protocol):
 
     ``get`` may be called many times at once and for every request: cache what is dear to fetch. It raises ``SecretError`` (or
     anything else, which is hidden from the client) when it has no such secret; the request is then refused.
+
+    A source that often knows a value without waiting may also have ``def at_hand(self, name) -> Secret | None``: the value as of
+    now, or ``None`` to be asked by ``get``. It is called on the event loop, and must neither wait nor raise. A request that needs
+    nothing else takes half the time then.
     """
 
     async def get(self, name: str) -> Secret:
@@ -140,9 +148,15 @@ class EnvironmentSource:
         Raises:
             SecretError: it isn't set, or unfit for a header.
         """
-        if self.variable not in self.environ:
+        value = self.at_hand(name)
+        if value is None:
             raise SecretError(f"secret {name!r}: environment variable {self.variable} is not set")
-        return checked(name, Secret(self.environ[self.variable]))
+        return checked(name, value)
+
+    def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
+        """Return the variable's value, unchecked; ``None`` if it isn't set."""
+        value = self.environ.get(self.variable)
+        return None if value is None else Secret(value)
 
 
 @dataclass(slots=True)
@@ -151,10 +165,12 @@ class FileSource:
 
     A change is told by inode, size and modification time, so that an atomic rename as well as a rewrite is seen. What was
     read within a second of being written is read again next time: two writes in one tick of the file system's clock look alike.
+    Requests see a change within a tenth of a second.
     """
 
     path: Path
     _kept: tuple[_Version, Secret] | None = field(default=None, init=False, repr=False)
+    _fresh_until: float = field(default=-math.inf, init=False, repr=False)
 
     async def get(self, name: str) -> Secret:
         """Return the file's content without its last line end.
@@ -162,6 +178,7 @@ class FileSource:
         Raises:
             SecretError: it can't be read, isn't a regular file, or is unfit for a header.
         """
+        began = trio.current_time()
         try:
             # A hung network file system holds the thread, not the request.
             version, content, settled = await trio.to_thread.run_sync(self._read, self._kept, abandon_on_cancel=True)
@@ -173,7 +190,12 @@ class FileSource:
             self._kept = None
             raise
         self._kept = (version, value) if settled else None
+        self._fresh_until = began + FRESH
         return value
+
+    def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
+        """Return the content if it was looked at a moment ago."""
+        return self._kept[1] if self._kept is not None and trio.current_time() < self._fresh_until else None
 
     def _read(self, kept: tuple[_Version, Secret] | None) -> tuple[_Version, Secret, bool]:
         """Return the file's version, its content, and whether a later write must show in the version; runs in a thread."""
@@ -209,12 +231,16 @@ class CommandSource:
             SecretError: it can't be started, fails, takes too long, or prints what is unfit for a header.
         """
         async with self._lock:
-            if self._value is not None and trio.current_time() < self._until:
-                return self._value
+            if (value := self.at_hand(name)) is not None:
+                return value
             self._value = None
             self._value = await self._run(name)
             self._until = trio.current_time() + self.ttl
             return self._value
+
+    def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
+        """Return what the command printed, until that is too old."""
+        return self._value if trio.current_time() < self._until else None
 
     async def _run(self, name: str) -> Secret:
         try:
@@ -253,7 +279,7 @@ class CallableSource:
 class Secrets:
     """The secrets of one sandbox, by name: each with a source of its own."""
 
-    __slots__ = ("_sources",)
+    __slots__ = ("_at_hand", "_sources")
 
     def __init__(self, sources: Mapping[str, SecretSource | str | Secret] | None = None) -> None:
         """Take a source per name; a ``str`` or ``Secret`` stands for itself.
@@ -263,6 +289,7 @@ class Secrets:
             SecretError: a literal value is unfit for a header.
         """
         self._sources: dict[str, SecretSource] = {}
+        self._at_hand: dict[str, Callable[[str], Secret | None]] = {}
         for name, source in (sources or {}).items():
             if not NAME.match(name):
                 raise ConfigurationError(
@@ -277,6 +304,11 @@ class Secrets:
                 raise ConfigurationError(
                     f"secret {name!r}: a source is an object with `async def get(self, name)`, {kind} is none"
                 )
+            at_hand = getattr(self._sources[name], "at_hand", None)
+            if inspect.iscoroutinefunction(at_hand):
+                raise ConfigurationError(f"secret {name!r}: a source's at_hand is a plain function, not an async one")
+            if callable(at_hand):
+                self._at_hand[name] = at_hand
 
     def __repr__(self) -> str:
         return f"<Secrets {', '.join(sorted(self._sources)) or 'none'}>"
@@ -289,9 +321,22 @@ class Secrets:
         """The names that have a source."""
         return frozenset(self._sources)
 
-    def is_fixed(self, name: str) -> bool:
-        """Tell whether *name* has one value for as long as this lives."""
-        return type(self._sources.get(name)) is _Constant
+    def at_hand(self, name: str) -> Secret | None:
+        """Return the value of *name* as of now if its source knows it without waiting; ``None``: ask ``get``, which says what is wrong."""
+        at_hand = self._at_hand.get(name)
+        if at_hand is None:
+            return None
+        try:
+            secret = at_hand(name)
+            return None if secret is None else checked(name, secret)
+        except Exception:  # noqa: BLE001
+            return None
+
+    def keep(self, name: str) -> float:
+        """Return for how many seconds a value that was just got may be used again without asking; infinity for a literal one."""
+        if type(self._sources.get(name)) is _Constant:
+            return math.inf
+        return FRESH if self.at_hand(name) is not None else 0.0
 
     async def get(self, name: str) -> Secret:
         """Return the value of *name*, checked to be fit for a header.
@@ -315,6 +360,9 @@ class _Constant:
     value: Secret
 
     async def get(self, name: str) -> Secret:  # noqa: ARG002
+        return self.value
+
+    def at_hand(self, name: str) -> Secret:  # noqa: ARG002
         return self.value
 
 

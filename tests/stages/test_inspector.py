@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +17,7 @@ from sbxproxy.http.handler import Denied, Forward, Origin, Record
 from sbxproxy.http.message import Headers, Request, Response
 from sbxproxy.policy import Policy
 from sbxproxy.policy.decision import Deny
-from sbxproxy.secrets import CallableSource, Secret, Secrets
+from sbxproxy.secrets import FRESH, CallableSource, EnvironmentSource, FileSource, Secret, Secrets
 from sbxproxy.settings import Limits
 from sbxproxy.stages.inspector import Inspector
 from sbxproxy.stages.transforms import Transforms
@@ -183,6 +185,66 @@ async def test_what_may_come_to_something_else_is_not_told_at_once(rule: Any) ->
     for _ in range(2):
         await bench.ask(request)
         assert at_once(bench, request) is None
+
+
+@pytest.mark.parametrize("kind", ["environment", "file", "own"])
+async def test_a_secret_that_may_change_is_looked_up_for_what_is_told_at_once(kind: str, tmp_path: Path) -> None:
+    """The old value is never told again once the source knows better."""
+    environ = {"T": "one"}
+    path = tmp_path / "token"
+    path.write_text("one")
+    os.utime(path, (1, 1))
+
+    class Own:
+        value: Secret | None = Secret("one")
+
+        async def get(self, name: str) -> Secret:
+            await trio.lowlevel.checkpoint()
+            return self.value or Secret("unknown")
+
+        def at_hand(self, name: str) -> Secret | None:
+            return self.value
+
+    own = Own()
+    sources = {"environment": EnvironmentSource("T", environ), "file": FileSource(path), "own": own}
+    bench = Bench(set_header("x-a", "Bearer ${secret:s}"), secrets={"s": sources[kind]})
+    request = make_request()
+    sent = await bench.sent(request)
+    assert sent.headers.get("x-a") == "Bearer one"
+    assert at_once(bench, request) == sent.headers
+    environ["T"], own.value = "two", Secret("two")
+    path.write_text("two")
+    os.utime(path, (2, 2))
+    if kind == "file":
+        await trio.sleep(FRESH + 0.01)
+    assert at_once(bench, request) is None
+    assert (await bench.sent(request)).headers.get("x-a") == "Bearer two"
+    answer = at_once(bench, request)
+    assert answer is not None
+    assert answer.get("x-a") == "Bearer two"
+    del environ["T"]
+    own.value = None
+    path.unlink()
+    if kind == "file":
+        await trio.sleep(FRESH + 0.01)
+    assert at_once(bench, request) is None
+    assert "two" not in repr(bench.inspector)
+
+
+async def test_a_request_has_one_value_of_a_secret_even_if_that_changes_meanwhile() -> None:
+    """Else what was made of the old one and of the new one could be told at once for ever."""
+    values = iter(["one", "two", "three"])
+
+    class Changing:
+        async def get(self, name: str) -> Secret:
+            await trio.lowlevel.checkpoint()
+            return Secret(next(values))
+
+    rule = {"transform": [{"headers": {"x-a": "${secret:s}"}}, {"headers": {"x-b": "${secret:s}"}}]}
+    bench = Bench(rule, secrets={"s": Changing()})
+    for value in ("one", "two"):
+        sent = await bench.sent(make_request())
+        assert (sent.headers.get("x-a"), sent.headers.get("x-b")) == (value, value)
 
 
 async def test_h20_h13_at_once_nothing_passes_that_would_not() -> None:

@@ -5,7 +5,7 @@ import io
 import pytest
 import trio
 
-from sbxproxy import CallableSource, EnvironmentSource, JsonLines, Problem, Secret, SecretError
+from sbxproxy import CallableSource, ConfigurationError, EnvironmentSource, JsonLines, Problem, Secret, SecretError, Secrets
 from sbxproxy.testing import check_observer, check_secret_source
 
 
@@ -74,6 +74,47 @@ async def test_a_bad_source_is_caught(fault, complaint):
     with pytest.raises(AssertionError, match=complaint) as caught:
         await check_secret_source(Vault(fault), ["github"], unknown="gitlab")
     assert "s3cret" not in str(caught.value)
+
+
+class Quick(Vault):
+    """The same, with a value at hand."""
+
+    def at_hand(self, name):
+        if self.fault == "at hand raises":
+            raise ValueError(self.value)
+        if name != "github" and self.fault != "at hand knows all":
+            return None
+        return {"at hand str": self.value, "at hand newline": Secret("a\nb")}.get(self.fault, Secret(self.value))
+
+
+async def test_a_source_with_values_at_hand_passes():
+    await check_secret_source(Quick(), ["github"], unknown="gitlab")
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ("at hand raises", "at_hand of secret source Quick raised ValueError"),
+        ("at hand knows all", "at hand that it should not know"),
+        ("at hand str", "at_hand must return a Secret or None, not str"),
+        ("at hand newline", "at_hand of secret source Quick raised SecretError"),
+    ],
+)
+async def test_a_bad_value_at_hand_is_caught(fault, complaint):
+    with pytest.raises(AssertionError, match=complaint) as caught:
+        await check_secret_source(Quick(fault), ["github"], unknown="gitlab")
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_what_is_at_hand_is_told_by_a_plain_function():
+    class Slow(Vault):
+        async def at_hand(self, name):
+            return None
+
+    with pytest.raises(TypeError, match="at_hand must be a plain function"):
+        await check_secret_source(Slow(), ["github"])
+    with pytest.raises(ConfigurationError, match="at_hand is a plain function"):
+        Secrets({"github": Slow()})
 
 
 async def test_a_source_without_get_is_a_type_error():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import socket
 
@@ -37,7 +38,7 @@ async def test_each_question_gets_its_own_answer() -> None:
     found: dict[str, str] = {}
 
     async def ask(name: str) -> None:
-        found[name] = (await RemoteSource(asker, "box", lasting=False).get(name)).reveal()
+        found[name] = (await RemoteSource(asker, "box").get(name)).reveal()
 
     async with trio.open_nursery() as nursery:
         for name in ("a", "b"):
@@ -55,7 +56,7 @@ async def test_no_answer_in_time_is_a_refusal(autojump_clock: trio.testing.MockC
     channel = Posts()
     asker = Asker(channel)
     with pytest.raises(SecretError, match="no answer"):
-        await RemoteSource(asker, "box", lasting=True).get("a")
+        await RemoteSource(asker, "box").get("a")
     assert trio.current_time() == PATIENCE
     asker.answer(1, Secret("late"), "")  # for nobody any more
     channel.close()
@@ -76,17 +77,25 @@ async def test_an_error_comes_as_one() -> None:
     channel.close()
 
 
-@pytest.mark.parametrize("lasting", [True, False])
-async def test_only_what_can_not_change_is_kept(lasting: bool) -> None:
+@pytest.mark.parametrize(("keep", "asked"), [(math.inf, 1), (1.0, 2), (0.0, 4)])
+async def test_a_value_is_kept_as_long_as_the_supervisor_lets_it(
+    keep: float, asked: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Counted from when it was asked for, so that what is older is never taken for fresh."""
     channel = Posts()
     asker = Asker(channel)
-    source = RemoteSource(asker, "box", lasting=lasting)
-    for number in range(3):
+    source = RemoteSource(asker, "box")
+    assert source.at_hand("a") is None
+    for number, pause in enumerate((0.5, 0.4, 0.2, 0)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(source.get, "a")
             await trio.testing.wait_all_tasks_blocked()
-            asker.answer(number + 1, Secret("canary"), "")
-    assert len(channel.posted) == (1 if lasting else 3)
+            asker.answer(len(channel.posted), Secret(f"canary {number}"), "", keep)
+        at_hand = source.at_hand("a")
+        assert (at_hand is None) == (keep == 0)
+        await trio.sleep(pause)
+    assert trio.current_time() == pytest.approx(1.1)
+    assert len(channel.posted) == asked
     assert "canary" not in repr(source)
     for copier in (pickle.dumps, copy.copy):
         with pytest.raises(TypeError):

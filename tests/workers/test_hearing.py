@@ -52,8 +52,8 @@ async def test_events_of_a_closed_sandbox_and_lost_ones_are_told() -> None:
 class Held:
     """A sandbox with a secret."""
 
-    async def secret(self, name: str) -> str:
-        return "canary"
+    async def secret(self, name: str) -> tuple[str, float]:
+        return "canary", 0.0
 
 
 @pytest.mark.parametrize("sandbox", ["absent", "box"])

@@ -22,7 +22,7 @@ from sbxproxy.policy import action as actions
 from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.path import is_ambiguous_path
 from sbxproxy.policy.rules import Rule, RuleSet
-from sbxproxy.secrets import Secret, Secrets
+from sbxproxy.secrets import Secrets
 from sbxproxy.settings import Limits
 from sbxproxy.stages.pipeline import run_stage
 from sbxproxy.stages.slots import Transform
@@ -57,12 +57,14 @@ class _Known:
     Attributes:
         rules: that were in force.
         rule: of them, ``None`` for none.
+        values: the secrets that were put in.
         before: the fields that the client sent.
         after: those that are sent on, which may hold secrets.
     """
 
     rules: RuleSet | None
     rule: Rule | None
+    values: tuple[tuple[str, str], ...]
     before: Headers
     after: Headers
 
@@ -96,14 +98,15 @@ class Inspector:
     _rule: Rule | None = field(default=None, init=False)
     _used: list[tuple[str, Transform]] = field(default_factory=list, init=False)
     _limited: tuple[Rule | None, int] = field(default=(None, 0), init=False)
+    _values: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _made: _Made | None = field(default=None, init=False, repr=False)
     _known: _Known | None = field(default=None, init=False, repr=False)
 
     def at_once(self, method: str, target: str, headers: Headers) -> Headers | None:
         """Say what a rule made of the very same fields before, if it would make the same of them again.
 
-        The rule is looked up anew all the same. ``None`` if it takes more than that: a secret that may have changed, a plugin,
-        another place to go to, a path to be refused.
+        The rule and its secrets are looked up anew all the same. ``None`` if it takes more than that: a secret that has changed or
+        must be waited for, a plugin, another place to go to, a path to be refused.
         """
         rules, rule = self.rules(), None
         if rules is not None:
@@ -113,6 +116,10 @@ class Inspector:
         known = self._known
         if known is None or known.before is not headers or known.rule is not rule or known.rules is not rules:
             return None
+        for name, value in known.values:
+            secret = self.secrets.at_hand(name)
+            if secret is None or secret.reveal() != value:
+                return None
         self._rule = rule
         return known.after
 
@@ -123,10 +130,10 @@ class Inspector:
             if not isinstance(rule.action, actions.Transform):
                 return
             for step in rule.action.steps:
-                if not isinstance(step, actions.SetHeaders) or not all(map(self.secrets.is_fixed, step.secrets)):
+                if not isinstance(step, actions.SetHeaders):
                     return
         if sum(len(name) + len(value) for name, value in (*before.fields, *after.fields)) <= 2 * REMEMBERED:
-            self._known = _Known(self._rules, rule, before, after)
+            self._known = _Known(self._rules, rule, tuple(self._values.items()), before, after)
 
     def body_limit(self, request: Request) -> int:
         """Choose the rule, and say how much of the body its plugins want to see."""
@@ -150,10 +157,14 @@ class Inspector:
 
     async def on_request(self, request: Request) -> Forward | Response | Denied:
         """Apply the rule that ``body_limit`` chose."""
-        answer = await self._apply(request)
-        if isinstance(answer, Forward):
-            self._learn(request.headers, answer)
-        return answer
+        self._values = {}
+        try:
+            answer = await self._apply(request)
+            if isinstance(answer, Forward):
+                self._learn(request.headers, answer)
+            return answer
+        finally:
+            self._values = {}
 
     async def _apply(self, request: Request) -> Forward | Response | Denied:
         if self._rules is not None and self._rules.matches_method:
@@ -202,7 +213,7 @@ class Inspector:
     async def _step(self, request: Request, step: actions.Step) -> Request | Response | Denied:
         match step:
             case actions.SetHeaders():
-                values = {name: (await self._secret(name)).reveal() for name in step.secrets}
+                values = {name: await self._secret(name) for name in step.secrets}
                 made, headers = self._made, request.headers
                 if made is not None and made.step is step and made.before is headers and made.values == values:
                     return request.with_headers(made.after)
@@ -225,8 +236,15 @@ class Inspector:
             case unknown:
                 assert_never(unknown)
 
-    async def _secret(self, name: str) -> Secret:
-        return await run_stage(f"secret {name!r}", self.limits.stage, self.secrets.get, name)
+    async def _secret(self, name: str) -> str:
+        """Return a value, the same throughout a request."""
+        value = self._values.get(name)
+        if value is None:
+            secret = self.secrets.at_hand(name)
+            if secret is None:
+                secret = await run_stage(f"secret {name!r}", self.limits.stage, self.secrets.get, name)
+            value = self._values[name] = secret.reveal()
+        return value
 
     async def on_response(self, request: Request, response: Response) -> Response:
         """Let the plugins that saw the request see the response, the last first."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 __all__ = ["check_observer", "check_secret_source"]
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from sbxproxy.errors import SecretError
 from sbxproxy.events import Event, FlowClosed, FlowOpened, Observer, PolicyChanged, Problem, RequestDone
-from sbxproxy.secrets import Secret, Secrets, SecretSource
+from sbxproxy.secrets import Secret, Secrets, SecretSource, checked
 from sbxproxy.testing.checks import PATIENCE, ensure, of_part
 
 _AT_ONCE = 8
@@ -23,8 +23,8 @@ async def check_secret_source(
 ) -> None:
     """Check *source* on *names*: asked again, by many at once, and after a call that was cancelled.
 
-    Its values must be ``Secret`` objects fit for a header, its ``repr`` may show none, and a name it doesn't know is a
-    ``SecretError`` that shows none either.
+    Its values must be ``Secret`` objects fit for a header, those of ``at_hand`` included. Its ``repr`` may show none, and a name it
+    doesn't know is a ``SecretError`` that shows none either.
 
     Args:
         source: the part.
@@ -40,6 +40,9 @@ async def check_secret_source(
     get = getattr(source, "get", None)
     if not inspect.iscoroutinefunction(get):
         raise TypeError(f"{label} needs `async def get(name)`")
+    at_hand = getattr(source, "at_hand", None)
+    if at_hand is not None and (not callable(at_hand) or inspect.iscoroutinefunction(at_hand)):
+        raise TypeError(f"{label}: at_hand must be a plain function")
     if not names:
         raise ValueError("give at least one name that the source has")
     values: list[str] = []
@@ -47,11 +50,15 @@ async def check_secret_source(
         values.append(await _value(source, name, label, patience))
         await _cancelled(source, name)
         await _many(source, name, label, patience)
+        if at_hand is not None:
+            values.extend(_at_hand(at_hand, name, label, patience))
         with of_part(f"{label}, checked for use in a header,", patience):
             await Secrets({name: source}).get(name)
     _check_hidden(f"the repr of {label}", repr(source) + str(source), values)
     if unknown is not None:
         await _check_unknown(source, unknown, label, values, patience)
+        if at_hand is not None:
+            ensure(not _at_hand(at_hand, unknown, label, patience), f"{label} has a name at hand that it should not know")
 
 
 async def _value(source: SecretSource, name: str, label: str, patience: float) -> str:
@@ -60,6 +67,16 @@ async def _value(source: SecretSource, name: str, label: str, patience: float) -
     ensure(isinstance(answer, Secret), f"{label} must return a Secret, not {type(answer).__name__}")
     assert isinstance(answer, Secret)
     return answer.reveal()
+
+
+def _at_hand(at_hand: Callable[[str], object], name: str, label: str, patience: float) -> list[str]:
+    """Return the value that is at hand, if one is."""
+    with of_part(f"at_hand of {label}", patience):
+        answer = at_hand(name)
+        if not isinstance(answer, Secret):
+            ensure(answer is None, f"{label}: at_hand must return a Secret or None, not {type(answer).__name__}")
+            return []
+        return [checked(name, answer).reveal()]
 
 
 async def _many(source: SecretSource, name: str, label: str, patience: float) -> None:

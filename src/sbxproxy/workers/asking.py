@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Asker", "RemoteSource"]
 
 import itertools
+import math
 from typing import Any
 
 import trio
@@ -31,8 +32,8 @@ class Asker:
     def __repr__(self) -> str:
         return f"<Asker, {len(self._open)} questions>"
 
-    async def ask(self, sandbox: str, name: str) -> Secret:
-        """Return the value of the secret *name* of *sandbox*, as of now.
+    async def ask(self, sandbox: str, name: str) -> tuple[Secret, float]:
+        """Return the value of the secret *name* of *sandbox*, as of now, and for how many seconds from now it may be kept.
 
         Raises:
             SecretError: there is none, or no answer.
@@ -47,36 +48,37 @@ class Asker:
             del self._open[number]
         if question.value is None:
             raise SecretError(question.error or f"secret {name!r}: no answer in {PATIENCE:g} s")
-        return question.value
+        return question.value, question.keep
 
-    def answer(self, number: int, value: Secret | None, error: str) -> None:
+    def answer(self, number: int, value: Secret | None, error: str, keep: float = 0.0) -> None:
         """Take an answer; one that nobody waits for any more is dropped."""
         question = self._open.get(number)
         if question is not None:
-            question.value, question.error = value, error
+            question.value, question.error, question.keep = value, error, keep
             question.answered.set()
 
 
 class _Question:
-    __slots__ = ("answered", "error", "value")
+    __slots__ = ("answered", "error", "keep", "value")
 
     def __init__(self) -> None:
         self.answered = trio.Event()
         self.value: Secret | None = None
         self.error = ""
+        self.keep = 0.0
 
 
 class RemoteSource:
-    """A ``SecretSource`` that asks the supervisor; what can't change is asked for once."""
+    """A ``SecretSource`` that asks the supervisor, and keeps one value for as long as that lets it."""
 
-    __slots__ = ("_asker", "_kept", "_lasting", "_sandbox")
+    __slots__ = ("_asker", "_kept", "_sandbox", "_until")
 
-    def __init__(self, asker: Asker, sandbox: str, *, lasting: bool) -> None:
-        """Ask for secrets of *sandbox*; *lasting* tells that the value never changes."""
+    def __init__(self, asker: Asker, sandbox: str) -> None:
+        """Ask for secrets of *sandbox*."""
         self._asker = asker
         self._sandbox = sandbox
-        self._lasting = lasting
         self._kept: Secret | None = None
+        self._until = -math.inf
 
     def __repr__(self) -> str:
         return "<RemoteSource>"
@@ -90,10 +92,14 @@ class RemoteSource:
         Raises:
             SecretError: there is none, or no answer.
         """
-        if self._kept is not None:
+        if (kept := self.at_hand(name)) is not None:
             await trio.lowlevel.checkpoint()
-            return self._kept
-        value = await self._asker.ask(self._sandbox, name)
-        if self._lasting:
-            self._kept = value
+            return kept
+        began = trio.current_time()
+        value, keep = await self._asker.ask(self._sandbox, name)
+        self._kept, self._until = (value, began + keep) if keep > 0 else (None, -math.inf)
         return value
+
+    def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
+        """Return what is kept, while it may be."""
+        return self._kept if trio.current_time() < self._until else None

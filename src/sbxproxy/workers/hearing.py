@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Hearing"]
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,8 @@ class Hearing:
         try:
             if sandbox is None or name not in member.holds:
                 raise SecretError(f"no sandbox has the secret {secret!r}")
-            answer["value"] = await sandbox.secret(secret)
+            answer["value"], keep = await sandbox.secret(secret)
+            answer["keep"] = None if keep == math.inf else keep
         except SecretError as error:
             answer["error"] = str(error)
         member.post(answer)

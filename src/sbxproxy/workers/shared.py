@@ -69,7 +69,6 @@ class SharedSandbox:
         secrets: Secrets,
         places: Sequence[Place],
         *,
-        lasting: Sequence[str],
         plugins: Mapping[str, Any],
         auth: ListenerAuth | None,
         trusted: Sequence[str],
@@ -86,7 +85,6 @@ class SharedSandbox:
         self._written, self._size = weigh(policy)
         self._secrets = secrets
         self._places = tuple(places)
-        self._lasting = tuple(lasting)
         self._plugins = plugins
         self._auth = auth
         self._trusted = tuple(trusted)
@@ -234,7 +232,6 @@ class SharedSandbox:
             "name": self.name,
             "policy": self._written,
             "secrets": sorted(self._secrets.names),
-            "lasting": self._lasting,
             "key": base64.b64encode(self._founding.key).decode(),
             "certificate": base64.b64encode(self._founding.certificate).decode(),
             "auth": None if self._auth is None else [self._auth.user, self._auth.password],
@@ -248,9 +245,10 @@ class SharedSandbox:
         """Seconds that a worker has for reading the policy, and putting it in force."""
         return PATIENCE + self._size / BYTES_A_SECOND
 
-    async def secret(self, name: str) -> str:
-        """Return a secret's value, for a worker that asks; raises ``SecretError``."""
-        return (await self._secrets.get(name)).reveal()
+    async def secret(self, name: str) -> tuple[str, float]:
+        """Return a secret's value, for a worker that asks, and for how many seconds that may keep it; raises ``SecretError``."""
+        value = await self._secrets.get(name)
+        return value.reveal(), self._secrets.keep(name)
 
     def emit(self, event: Event) -> None:
         """Tell the observers."""

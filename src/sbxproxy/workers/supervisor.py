@@ -178,7 +178,6 @@ class Workers:
             raise ConfigurationError(f"listen: a list of 1 to {MAX_DESCRIPTORS} addresses")
         compiled = Policy.parse(policy)
         held = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
-        literal = {} if secrets is None or isinstance(secrets, Secrets) else secrets
         check_references(compiled, held, self._pipeline.transforms)
         founding = Founding.make(name)
         identity = Identity(name, self.settings, founding=founding)
@@ -188,7 +187,6 @@ class Workers:
             compiled,
             held,
             await bind(listen, self.count),
-            lasting=[each for each, source in literal.items() if isinstance(source, str | Secret)],
             plugins=self._pipeline.transforms,
             auth=auth,
             trusted=list(map(str, trusted_proxies)),

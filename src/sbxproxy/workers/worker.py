@@ -10,6 +10,7 @@ __all__ = ["main"]
 
 import base64
 import dataclasses
+import math
 import os
 import signal
 import socket
@@ -122,8 +123,8 @@ class _Worker:
             match message:
                 case {"do": "ping", "call": int(call)}:
                     self._done(call)
-                case {"do": "secret", "ask": int(number), "value": str(value)}:
-                    self._asker.answer(number, Secret(value), "")
+                case {"do": "secret", "ask": int(number), "value": str(value), "keep": float() | None as keep}:
+                    self._asker.answer(number, Secret(value), "", math.inf if keep is None else keep)
                 case {"do": "secret", "ask": int(number), "error": str(error)}:
                     self._asker.answer(number, None, error)
                 case {"do": "note", "call": int(call), "name": str(name), "listeners": list(listeners)} if (
@@ -158,10 +159,10 @@ class _Worker:
     # -- for its sandboxes
 
     async def create(self, message: dict[str, Any]) -> Sandbox:
-        name, lasting = message["name"], frozenset(message["lasting"])
+        name = message["name"]
         policy = await trio.to_thread.run_sync(Policy.parse, message["policy"])
         founding = Founding(base64.b64decode(message["key"]), base64.b64decode(message["certificate"]))
-        sources = {each: RemoteSource(self._asker, name, lasting=each in lasting) for each in message["secrets"]}
+        sources = {each: RemoteSource(self._asker, name) for each in message["secrets"]}
         return self._proxy.create_sandbox(
             name,
             policy=policy,
