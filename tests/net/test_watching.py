@@ -10,7 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from sbxproxy.net.engine import CALLS, Engine, News
+from sbxproxy.net.engine import Engine
+from sbxproxy.net.waiting import CALLS, News
 from support.tcp import Counts, black_hole, open_descriptors
 
 

@@ -27,12 +27,12 @@ from sbxproxy.errors import ClientProtocolError, LimitError, UpstreamError
 from sbxproxy.flow import Flow
 from sbxproxy.net.bare import BareStream
 from sbxproxy.net.dial import STAGGER, Peer, begin, check, failure
-from sbxproxy.net.engine import News
 from sbxproxy.net.outcome import Ended
 from sbxproxy.net.peek import RECEIVE_SIZE
 from sbxproxy.net.relay import relay
 from sbxproxy.net.sockets import is_tcp, reset_on_close
 from sbxproxy.net.tunnel import Tunnel
+from sbxproxy.net.waiting import News
 from sbxproxy.policy.decision import Facts, Need, Reason, Relay
 from sbxproxy.wire.result import Sniffed
 from sbxproxy.wire.sniff import BUILTIN, sniff

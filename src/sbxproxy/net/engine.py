@@ -18,14 +18,11 @@ one step.
 
 from __future__ import annotations
 
-__all__ = ["CAN_RUN", "Engine", "News"]
+__all__ = ["CAN_RUN", "Engine"]
 
 import math
 import select
-import socket
 from collections import deque
-from collections.abc import Callable
-from enum import Enum, auto
 
 import trio
 
@@ -34,8 +31,7 @@ from sbxproxy.net.outcome import Counts, Ended
 from sbxproxy.net.pipes import PipePool, pipe_pool
 from sbxproxy.net.sockets import AnySocket, enable_keepalive
 from sbxproxy.net.tunnel import Lane, State, Tunnel
-
-CAN_RUN = hasattr(select, "epoll")
+from sbxproxy.net.waiting import CAN_RUN, LOOK, NEWS, News, Waiting
 
 TURN = 2 * SPLICE_PER_TURN
 """Bytes moved before other tasks get the processor; about a quarter of a millisecond spliced, twice that copied."""
@@ -46,100 +42,36 @@ PUMP_COST = 32 * 1024
 EVENTS = 256
 """Events taken from epoll at once. More are left for the next turn."""
 
-CALLS = 8
-"""Watchers told in a turn: what a new connection takes until it is judged is about as much as copying two chunks."""
-
-LOOK = 2.0
-"""Seconds between two looks for sockets that were closed by somebody else; with 10,000 tunnels one takes about 2 ms."""
-
 if CAN_RUN:
-    _NEWS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
     _ROOM = select.EPOLLOUT
-    _ONE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
     _BEHIND = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
-    _CONNECTED = select.EPOLLOUT | select.EPOLLONESHOT
     _ROOM_OR_WORSE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
-class News(Enum):
-    """Why a socket is no longer waited for."""
-
-    READY = auto()
-    """It has bytes, or room: what was waited for, and nothing else."""
-
-    OTHER = auto()
-    """There is an end, an error or urgent data, perhaps beside that."""
-
-    LATE = auto()
-    """The time is up."""
-
-    CLOSED = auto()
-    """It was closed, or the engine was stopped."""
-
-
-Tell = Callable[[News], None]
-
-
-class _Wait:
-    """A socket that is waited for, and whom to tell."""
-
-    __slots__ = ("good", "news", "number", "sock", "tell", "until")
-
-    def __init__(self, sock: socket.socket, number: int, until: float, tell: Tell, good: int) -> None:
-        self.sock = sock
-        self.number = number
-        self.until = until
-        self.tell = tell
-        self.good = good  # the events that are nothing but what was waited for; 0 for a task, which is told at once
-        self.news: News | None = None  # what to tell when its turn has come
-
-
-class Engine:
-    """Moves bytes for any number of tunnels of one event loop while ``run`` is running.
-
-    Attributes:
-        now: Trio's time at the beginning of this turn, for those who are called in it.
-    """
+class Engine(Waiting):
+    """Moves bytes for any number of tunnels of one event loop while ``run`` is running, and tells of sockets that are waited for."""
 
     __slots__ = (
-        "_calls",
-        "_clock",
-        "_due",
-        "_epoll",
         "_greedy",
         "_lanes",
         "_pipes",
         "_ready",
-        "_scope",
         "_scratch",
         "_tunnels",
-        "_waits",
-        "now",
     )
 
     def __init__(self) -> None:
         """Make one; no I/O."""
-        self._epoll: select.epoll | None = None
+        super().__init__()
         self._pipes: PipePool | None = None
         self._scratch = memoryview(bytearray(CHUNK))
         self._tunnels: dict[Tunnel, None] = {}
-        self._waits: dict[int, _Wait] = {}
-        self._calls: deque[_Wait] = deque()  # whom to tell next
         self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by descriptor: the lane that reads it, the one that writes it
         self._ready: deque[Lane] = deque()
         self._greedy: deque[Lane] = deque()
-        self._due = math.inf
-        self._scope = trio.CancelScope()
-        self._clock: Callable[[], float] = trio.current_time
-        self.now = 0.0
 
     def __repr__(self) -> str:
         return f"<Engine {len(self._tunnels)} tunnels{'' if self.running else ', not running'}>"
-
-    @property
-    def running(self) -> bool:
-        """Whether it takes tunnels."""
-        return self._epoll is not None
 
     @property
     def tunnels(self) -> int:
@@ -176,12 +108,9 @@ class Engine:
                 for tunnel in tuple(self._tunnels):
                     if tunnel.ended is None:  # whoever was told before it may have ended it
                         self._end(tunnel, "stopped")
-                for wait in tuple(self._waits.values()):
-                    if self._waits.get(wait.number) is wait:
-                        self._tell(wait, News.CLOSED)
+                self._stop_waiting()
                 self._ready.clear()
                 self._greedy.clear()
-                self._calls.clear()
                 self._set_due(math.inf)
 
     def take(
@@ -268,11 +197,6 @@ class Engine:
         assert tunnel.ended is not None
         return tunnel.ended
 
-    def time(self) -> float:
-        """Return Trio's time, and take it for ``now``: for whoever is not called in a turn."""
-        self.now = now = self._clock()
-        return now
-
     # -- the tunnels
 
     def _register(self, tunnel: Tunnel, epoll: select.epoll, *, watched: bool) -> bool:
@@ -289,11 +213,11 @@ class Engine:
             for number in numbers:
                 try:
                     # Said anew, since that makes epoll look: what came meanwhile is not missed.
-                    epoll.modify(number, _NEWS) if watched else epoll.register(number, _NEWS)
+                    epoll.modify(number, NEWS) if watched else epoll.register(number, NEWS)
                 except FileExistsError:
-                    epoll.modify(number, _NEWS)
+                    epoll.modify(number, NEWS)
                 except FileNotFoundError:
-                    epoll.register(number, _NEWS)
+                    epoll.register(number, NEWS)
                 watched = False
         except OSError:  # no memory, or more than /proc/sys/fs/epoll/max_user_watches
             return False
@@ -301,110 +225,6 @@ class Engine:
         self._lanes[numbers[1]] = (tunnel.down, tunnel.up)
         self._tunnels[tunnel] = None
         return True
-
-    # -- sockets that are waited for
-
-    async def readable(self, sock: socket.socket, until: float = math.inf) -> bool:
-        """Wait until *sock* has bytes, an end or an error; false if that did not come until *until*.
-
-        It costs half of what Trio's own waiting does, and a quarter of that within a deadline. The socket stays in the
-        engine's epoll instance, for the next waiting or the tunnel that it becomes an end of.
-
-        Args:
-            sock: a connected, non-blocking socket, that nobody else waits for.
-            until: by Trio's clock; noticed within a tenth of a second.
-
-        Raises:
-            RuntimeError: the engine is not running.
-            trio.BusyResourceError: somebody else waits for it.
-            trio.ClosedResourceError: it is or was closed; that it was is noticed within seconds, or by ``forget``.
-            OSError: epoll can't take it.
-        """
-        task, news = trio.lowlevel.current_task(), News.CLOSED
-
-        def tell(told: News) -> None:
-            nonlocal news
-            news = told
-            trio.lowlevel.reschedule(task)
-
-        wait = self._wait(sock, until, tell, _ONE, 0, again=False)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._waits[wait.number]  # whose socket may be closed by now
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        if news is News.CLOSED:
-            raise trio.ClosedResourceError("this socket was closed")
-        return news is not News.LATE
-
-    def watch(self, sock: socket.socket, tell: Tell, until: float = math.inf, *, room: bool = False, again: bool = False) -> None:
-        """Call *tell* once *sock* has bytes, or *room* for some, an end or an error, or until *until* has come.
-
-        For whoever is no task: it is called from the engine's own, a few at a time, and must not raise, nor work for longer
-        than moving a chunk takes. ``News.READY`` is an edge: what came with the bytes that are read then is told anew to
-        ``take`` alone, so whoever watches *again* has read until the socket was dry.
-
-        Args:
-            sock: a connected, non-blocking socket, that nobody else waits for.
-            tell: called once, unless ``ignore`` is called before.
-            until: by Trio's clock; noticed within a tenth of a second.
-            room: wait for room instead; the end of a connecting counts as that.
-            again: it was watched before, in the same way.
-
-        Raises:
-            RuntimeError, trio.BusyResourceError, trio.ClosedResourceError, OSError: as for ``readable``.
-        """
-        mask, good = (_CONNECTED, select.EPOLLOUT) if room else (_NEWS, select.EPOLLIN)
-        self._wait(sock, until, tell, mask, good, again=again)
-
-    def ignore(self, sock: socket.socket) -> None:
-        """Forget that *sock* was waited for, and tell nobody; again is harmless."""
-        wait = self._waits.get(sock.fileno())
-        if wait is not None and wait.sock is sock:
-            del self._waits[wait.number]
-
-    def forget(self, sock: socket.socket) -> None:
-        """Tell whoever waits for *sock*, which is about to be closed."""
-        wait = self._waits.get(sock.fileno())
-        if wait is not None:
-            self._tell(wait, News.CLOSED)
-
-    def _wait(self, sock: socket.socket, until: float, tell: Tell, mask: int, good: int, *, again: bool) -> _Wait:
-        epoll, number = self._epoll, sock.fileno()
-        if epoll is None:
-            raise RuntimeError("this engine is not running")
-        if number < 0:
-            raise trio.ClosedResourceError("this socket was closed")
-        before = self._waits.get(number)
-        if before is not None:
-            if before.sock.fileno() == number:
-                raise trio.BusyResourceError("somebody else waits for this socket")
-            self._tell(before, News.CLOSED)
-        if not again:
-            try:
-                epoll.register(number, mask)
-            except FileExistsError:
-                epoll.modify(number, mask)
-        wait = self._waits[number] = _Wait(sock, number, until, tell, good)
-        due = min(until, self._clock() + LOOK)
-        if due < self._due:
-            self._set_due(due)
-        return wait
-
-    def _tell_in_turn(self, wait: _Wait, news: News) -> None:
-        """Tell a task at once, which takes no time, and a watcher when its turn comes."""
-        if not wait.good:
-            self._tell(wait, news)
-        elif wait.news is None:
-            wait.news = news
-            self._calls.append(wait)
-        elif news is News.OTHER:
-            wait.news = news
-
-    def _tell(self, wait: _Wait, news: News) -> None:
-        del self._waits[wait.number]
-        wait.tell(news)
 
     # -- ends
 
@@ -427,24 +247,10 @@ class Engine:
 
     # -- time
 
-    def _set_due(self, due: float) -> None:
-        if due != self._due:
-            self._due = due
-            self._scope.deadline = due
-
     def _look(self) -> None:
         """End tunnels that were silent for too long or lost a socket, and say when to look again."""
         now = self.time()
-        due, shortest = math.inf, math.inf
-        for wait in tuple(self._waits.values()):
-            if self._waits.get(wait.number) is not wait:
-                pass  # whoever was told before it has ended it
-            elif wait.sock.fileno() != wait.number:
-                self._tell(wait, News.CLOSED)
-            elif wait.until <= now:
-                self._tell_in_turn(wait, News.LATE)
-            else:
-                due = min(due, wait.until, now + LOOK)
+        due, shortest = self._look_at_waits(now), math.inf
         for tunnel in tuple(self._tunnels):
             over = tunnel.moved + tunnel.idle
             if tunnel.ended is not None:
@@ -495,11 +301,7 @@ class Engine:
             if flags & _ROOM_OR_WORSE and writes.state is State.FULL:
                 writes.state = State.QUEUED
                 ready.append(writes)
-        for _ in range(min(CALLS, len(self._calls))):
-            wait = self._calls.popleft()
-            if self._waits.get(wait.number) is wait:  # else it was told meanwhile, or is ignored
-                assert wait.news is not None
-                self._tell(wait, wait.news if wait.sock.fileno() == wait.number else News.CLOSED)
+        self._call()
         left = TURN
         while ready and left > 0:
             left -= self._advance(ready.popleft(), self._scratch)
@@ -519,7 +321,7 @@ class Engine:
             match lane.state:
                 case State.FULL:
                     # Said anew each time: that makes epoll look, so room made meanwhile is not missed.
-                    epoll.modify(lane.sink.fileno(), _NEWS | _ROOM)
+                    epoll.modify(lane.sink.fileno(), NEWS | _ROOM)
                 case State.QUEUED:
                     self._greedy.append(lane)
                 case State.DONE:
