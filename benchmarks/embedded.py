@@ -21,7 +21,7 @@ import trio
 from trio.abc import Stream
 
 from benchmarks.doors import open_doors, settings
-from benchmarks.subjects.ours import SECRET
+from benchmarks.subjects.ours import SECRET, VARIABLE
 from sbxproxy import EnvironmentSource, JsonLines, Limits, Pipeline, Policy, Proxy
 from sbxproxy.events import Event
 from sbxproxy.flow import Flow
@@ -122,7 +122,7 @@ async def main(embedding: Embedding) -> None:
         proxy = Proxy(
             settings(embedding.names, embedding.upstream_ca, limits), pipeline=_pipeline(embedding.slot), observers=[events]
         )
-        secrets = {"bench": EnvironmentSource(next(iter(SECRET)), SECRET)}
+        secrets = {"bench": EnvironmentSource(VARIABLE, SECRET)}
         sandbox = proxy.create_sandbox("bench", policy=json.loads(Path(embedding.policy).read_text()), secrets=secrets)
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DIRECT", "NAIVE", "SBXPROXY", "SECRET", "serve_command", "start_serve", "write_configuration"]
+__all__ = ["DIRECT", "NAIVE", "SBXPROXY", "SECRET", "VARIABLE", "serve_command", "start_serve", "write_configuration"]
 
 import json
 import os
@@ -21,7 +21,8 @@ _OTHERS = 1000
 _START = 30.0
 
 INJECT = [{"transform": [{"headers": {"x-bench": "${secret:bench}"}}]}]
-SECRET = {"SBXPROXY_BENCH": "injected"}
+VARIABLE = "SBXPROXY_BENCH"
+SECRET = {VARIABLE: "injected"}
 """What is put into the header, and the variable that sbxproxy finds it in, at each request."""
 
 
@@ -49,7 +50,7 @@ def write_configuration(rig: Rig) -> Path:
 def serve_command(*options: str) -> list[str]:
     """Return the command line of ``sbxproxy serve``, run by this Python."""
     program = [sys.executable, "-c", "from sbxproxy.cli import main; main()"]
-    return [*program, "serve", "--listen", "127.0.0.1:0", "--secret", f"bench=env:{next(iter(SECRET))}", *options]
+    return [*program, "serve", "--listen", "127.0.0.1:0", "--secret", f"bench=env:{VARIABLE}", *options]
 
 
 def start_serve(

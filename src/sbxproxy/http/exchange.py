@@ -47,6 +47,9 @@ _log = logging.getLogger("sbxproxy.http")
 _DISCARD = RECEIVE
 """Most of an unwanted request body that is read to keep the connection; a new connection costs about as much."""
 
+_LINGER_READS = 16
+"""Most receives from a client that is still sending when it has been told that the connection ends."""
+
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 """Methods that need no second thought."""
 
@@ -346,7 +349,7 @@ class Exchange:
             return None
         if body is None or not body.complete:
             with trio.move_on_after(self._limits.linger):
-                await linger(self._client.stream)
+                await linger(self._client.stream, reads=_LINGER_READS)
         return Ended("closed")
 
     async def _tunnel(self, forwarding: Forwarding) -> Ended:

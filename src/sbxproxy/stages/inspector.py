@@ -157,14 +157,13 @@ class Inspector:
 
     async def on_request(self, request: Request) -> Forward | Response | Denied:
         """Apply the rule that ``body_limit`` chose."""
-        self._values = {}
         try:
             answer = await self._apply(request)
             if isinstance(answer, Forward):
                 self._learn(request.headers, answer)
             return answer
         finally:
-            self._values = {}
+            self._values.clear()  # the next request asks anew
 
     async def _apply(self, request: Request) -> Forward | Response | Denied:
         if self._rules is not None and self._rules.matches_method:
