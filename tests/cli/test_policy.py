@@ -1,9 +1,13 @@
 """``sbxproxy policy``: the policy of a running sandbox, from another terminal and from nowhere else."""
 
 import contextlib
+import errno
+import fcntl
 import json
+import os
 import socket
 import stat
+import threading
 import time
 
 import pytest
@@ -16,17 +20,27 @@ from support.program import one_sentence, sbxproxy, start, write
 RULES = '{"allow": {"*.a.example": [{"transform": [{"headers": {"authorization": "Bearer canary"}}]}]}}'
 
 
+def answers(path):
+    """Tell whether somebody listens: there is a moment when the socket is there and nobody does."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def wait_for_sockets(tmp_path, number, child=None):
+    deadline = time.monotonic() + 30
+    while sum(map(answers, tmp_path.glob("sbxproxy/*.sock"))) < number:
+        assert child is None or child.poll() is None, child.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def running(tmp_path, *options, command=("sleep", "60")):
     """A sandbox whose control socket is in *tmp_path*."""
     env = {"XDG_RUNTIME_DIR": str(tmp_path)}
     child = start("run", *options, "--", *command, env=env)
     try:
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.glob("sbxproxy/*.sock")):
-            assert child.poll() is None, child.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_sockets(tmp_path, 1, child)
         yield child, env
     finally:
         child.terminate()
@@ -145,25 +159,43 @@ def test_a_sandbox_that_is_gone_is_said_to_be(tmp_path):
         find(tmp_path, "gone")
 
 
+def test_a_socket_that_is_just_being_made_is_waited_for(tmp_path):
+    """It is there before it listens; whoever makes it holds the directory's lock for so long."""
+    path = tmp_path / "young.sock"
+    told = []
+    with socket.socket(socket.AF_UNIX) as young, socket.socket(socket.AF_UNIX) as probe:
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        young.bind(str(path))
+        assert probe.connect_ex(str(path)) == errno.ECONNREFUSED
+        asking = threading.Thread(target=lambda: told.append(ask(path, {"do": "show"})))
+        asking.start()
+        asking.join(0.3)
+        assert asking.is_alive()
+        young.listen()
+        os.close(descriptor)
+        young.settimeout(20)
+        # One to see whether it is stale, and one that asks.
+        for _ in range(2):
+            connection, _ = young.accept()
+            with connection, connection.makefile("rwb") as lines:
+                if lines.readline() == b'{"do": "show"}\n':
+                    lines.write(b'{"policy": "deny-all"}\n')
+        asking.join(20)
+    assert told == [{"policy": "deny-all"}]
+
+
 def test_what_killed_ones_left_is_not_listed_and_goes(tmp_path):
     """Two of a name, so that neither is simply replaced by the next."""
     with contextlib.ExitStack() as stack:
-        for _ in range(2):
+        for number in (1, 2):
             child, env = stack.enter_context(running(tmp_path, "--deny-all"))
-            wait_for_sockets(tmp_path, 1)
-        wait_for_sockets(tmp_path, 2)
+            wait_for_sockets(tmp_path, number)
         child.kill()
         child.wait()
         assert len(list(tmp_path.glob("sbxproxy/*.sock"))) == 2
         assert sbxproxy("policy", "list", env=env).stdout == "run\n"
         assert len(list(tmp_path.glob("sbxproxy/*.sock"))) == 1
-
-
-def wait_for_sockets(tmp_path, number):
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("sbxproxy/*.sock"))) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_many_of_a_name_at_once_all_get_a_socket(tmp_path):

@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds that one request may take, both ways."""
+
+PAUSE = 0.005
+"""Seconds between two looks whether the directory can be locked."""
 
 MOST = 64 * 1024 * 1024
 """Bytes of a request: a policy with 100,000 domains and rules has some 20 million."""
@@ -70,7 +74,7 @@ async def serve_control(
     with _open_directory(directory) as descriptor:
         with trio.move_on_after(PATIENCE):
             while not _lock(descriptor):  # noqa: ASYNC110 - others hold it for a moment
-                await trio.sleep(0.005)
+                await trio.sleep(PAUSE)
         _remove_stale(directory, descriptor)
         try:
             listener = open_unix_listener(_path(directory, sandbox.name))
@@ -191,20 +195,16 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ControlError: nobody answers, or the answer is an error.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(PATIENCE)
+    try:
         try:
-            sock.connect(str(path))
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            data = bytearray()
-            while chunk := sock.recv(65536):
-                data += chunk
+            data = _exchange(path, request)
         except ConnectionRefusedError:
-            with _open_directory(path.parent) as descriptor:
-                _remove_stale(path.parent, descriptor)
-            raise ControlError(f"{path.stem} is no longer running") from None
-        except OSError as error:
-            raise ControlError(f"{path}: {error.strerror or 'no answer in time'}") from None
+            _settle(path.parent)
+            if not path.exists():
+                raise ControlError(f"{path.stem} is no longer running") from None
+            data = _exchange(path, request)
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror or 'no answer in time'}") from None
     try:
         answer = json.loads(data)
     except ValueError:
@@ -214,3 +214,23 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
         raise ControlError(str(answer["error"]))
     return answer
+
+
+def _exchange(path: Path, request: dict[str, Any]) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(str(path))
+        sock.sendall(json.dumps(request).encode() + b"\n")
+        data = bytearray()
+        while chunk := sock.recv(65536):
+            data += chunk
+        return bytes(data)
+
+
+def _settle(directory: Path) -> None:
+    """Wait for the socket that is just being made, and remove those of processes that are gone: what is left then answers."""
+    deadline = time.monotonic() + PATIENCE
+    with _open_directory(directory) as descriptor:
+        while not _lock(descriptor) and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+        _remove_stale(directory, descriptor)
