@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from support.captured import MODES, NOBODY, as_user, environment
-from support.daemons import let_all_in
 from support.leftovers import Census, Report
 from support.programs import require
 from support.sandboxed import command
@@ -101,9 +100,8 @@ def is_running(pid):
 
 
 @pytest.mark.parametrize("whom", ["program", "everything but the command"])
-def test_x9_a_killed_program_leaves_nothing_running_and_no_file_for_long(mode, whom, tmp_path):
-    places = {name: tmp_path / name for name in ("TMPDIR", "XDG_RUNTIME_DIR")}
-    let_all_in(tmp_path)
+def test_x9_a_killed_program_leaves_nothing_running_and_no_file_for_long(mode, whom, open_path):
+    places = {name: open_path / name for name in ("TMPDIR", "XDG_RUNTIME_DIR")}
     for place in places.values():
         place.mkdir(mode=0o700)
         if mode == "unprivileged" and os.geteuid() == 0:

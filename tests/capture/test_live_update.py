@@ -13,7 +13,6 @@ import pytest
 
 from support.captured import MODES, as_user, environment
 from support.certs import Root
-from support.daemons import let_all_in
 from support.outer import RESOLVER, open_outer
 from support.resolver import Resolver
 
@@ -79,12 +78,11 @@ def echo(listener, wrap=None):
 
 
 @pytest.fixture
-def outer(tmp_path):
+def outer(open_path):
     root = Root()
-    leaf = tmp_path / "leaf.pem"
+    leaf = open_path / "leaf.pem"
     leaf.write_bytes(root.leaf("tunnel.example").pem)
-    (tmp_path / "ca.pem").write_bytes(root.pem)
-    let_all_in(tmp_path)
+    (open_path / "ca.pem").write_bytes(root.pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(leaf)
     wanted = (("SOCK_DGRAM", RESOLVER, 53), ("SOCK_STREAM", "1.2.3.4", 8443), ("SOCK_STREAM", "5.6.7.8", 8080))
@@ -97,8 +95,8 @@ def outer(tmp_path):
 
 
 @pytest.fixture
-def runtime(tmp_path, mode):
-    directory = tmp_path / "runtime"
+def runtime(open_path, mode):
+    directory = open_path / "runtime"
     directory.mkdir(mode=0o700)
     if mode == "unprivileged" and os.geteuid() == 0:
         os.chown(directory, 65534, 65534)
@@ -141,8 +139,8 @@ class Running:
 
 
 @pytest.fixture
-def running(outer, mode, runtime, tmp_path):
-    found = Running(outer, mode, runtime, str(tmp_path / "ca.pem"))
+def running(outer, mode, runtime, open_path):
+    found = Running(outer, mode, runtime, str(open_path / "ca.pem"))
     yield found
     found.close()
 

@@ -6,7 +6,6 @@ import socket
 import pytest
 
 from support.captured import MODES, NOBODY, as_user, environment
-from support.daemons import let_all_in
 from support.sandboxed import run_python
 
 PLACES = {
@@ -34,12 +33,10 @@ print("TMUX" in os.environ, "KITTY_LISTEN_ON" in os.environ)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_they_are_out_of_reach(mode, tmp_path_factory):
+def test_they_are_out_of_reach(mode, open_path):
     as_user(mode)
-    base = tmp_path_factory.mktemp("s")
-    let_all_in(base)
-    paths = {name: base / place for name, place in PLACES.items()}
-    open_to_all = base / "elsewhere" / "unusual"
+    paths = {name: open_path / place for name, place in PLACES.items()}
+    open_to_all = open_path / "elsewhere" / "unusual"
     listening = []
     for path in (*paths.values(), open_to_all):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +47,12 @@ def test_they_are_out_of_reach(mode, tmp_path_factory):
         path.chmod(0o777)
         listening.append(sock)
     if mode == "unprivileged" and os.geteuid() == 0:
-        for directory, _, names in os.walk(base):
+        for directory, _, names in os.walk(open_path):
             os.chown(directory, NOBODY, NOBODY)
             for name in names:
                 os.chown(os.path.join(directory, name), NOBODY, NOBODY)
     env = {
-        **environment(), "TMPDIR": str(base / "tmp"), "HOME": str(base / "home"), "TMUX": f"{paths['tmux']},77,0",
+        **environment(), "TMPDIR": str(open_path / "tmp"), "HOME": str(open_path / "home"), "TMUX": f"{paths['tmux']},77,0",
         "KITTY_LISTEN_ON": f"unix:{paths['named']}",
     }  # fmt: skip
     try:

@@ -11,7 +11,6 @@ import pytest
 
 from support.captured import MODES, ROOT, as_user
 from support.certs import Root
-from support.daemons import let_all_in
 from support.outer import RESOLVER, open_outer
 from support.programs import unavailable
 from support.resolver import Resolver
@@ -47,14 +46,13 @@ def mode(request):
 
 
 @pytest.fixture
-def site(tmp_path_factory):
+def site(open_path):
     if find_spec("aioquic") is None:
         unavailable("the Python package aioquic is not installed")
-    directory = tmp_path_factory.mktemp("quic")
     with (
         open_outer(("SOCK_DGRAM", RESOLVER, 53)) as outer,
         Resolver(outer.sockets[0], ADDRESSES),
-        open_site(outer, directory) as site,
+        open_site(outer, open_path) as site,
     ):
         yield site
 
@@ -87,7 +85,6 @@ class Site:
 @contextmanager
 def open_site(outer, directory):
     """An HTTP server at one address of the Internet, over QUIC and over TLS."""
-    let_all_in(directory)
     root = Root()
     leaf = root.leaf("quic.example")
     key, certificate = leaf.pem.split(b"-----BEGIN CERT", 1)

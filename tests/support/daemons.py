@@ -54,14 +54,6 @@ def give(path: Path, *, mode: int | None = None) -> Path:
     return path
 
 
-def let_all_in(directory: Path) -> None:
-    """Let every user reach a directory of pytest's, which may be one more level below the one for all when tests run in parallel."""
-    for place in (directory, *directory.parents):
-        if not place.name.startswith(("pytest-", "popen-")) and place != directory:
-            return  # not pytest's: the place for all temporary files, most likely
-        place.chmod(0o755)
-
-
 @contextlib.contextmanager
 def world_directory(prefix: str) -> Iterator[Path]:
     """A directory that the server user can reach and write; pytest's own are closed to others."""
