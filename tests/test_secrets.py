@@ -11,6 +11,7 @@ import traceback
 
 import pytest
 import trio
+import trio.testing
 
 from sbxproxy.errors import ConfigurationError, SecretError
 from sbxproxy.secrets import FRESH, CallableSource, CommandSource, EnvironmentSource, FileSource, Secret, Secrets
@@ -319,6 +320,26 @@ class TestAtHand:
         assert await secrets.get("a") == secrets.at_hand("a") == Secret(VALUE)
         source._until = trio.current_time()
         assert secrets.at_hand("a") is None
+
+    @pytest.mark.parametrize("kind", ["file", "command"])
+    def test_what_was_found_out_in_another_run_is_not(self, kind, tmp_path):
+        """Each run's clock begins somewhere else, and what was to be kept for a moment could be kept for days."""
+        path = tmp_path / "token"
+        path.write_text(VALUE)
+        os.utime(path, (1, 1))
+        source = FileSource(path) if kind == "file" else CommandSource(python(f"print('{VALUE}')"))
+        secrets = Secrets({"a": source})
+
+        async def find_out():
+            clock.jump(1000.0)
+            return await secrets.get("a") == secrets.at_hand("a") == Secret(VALUE)
+
+        async def look():
+            return secrets.at_hand("a")
+
+        clock = trio.testing.MockClock()
+        assert trio.run(find_out, clock=clock)
+        assert trio.run(look, clock=trio.testing.MockClock()) is None
 
     async def test_a_function_is_asked_each_time(self):
         async def function(name):

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import NoReturn, Protocol, Self, runtime_checkable
 
 import trio
+from trio.abc import Clock
+from trio.lowlevel import current_clock
 
 from sbxproxy.errors import ConfigurationError, SecretError
 
@@ -103,6 +105,11 @@ class SecretSource(Protocol):
         ...
 
 
+def _is_before(until: float, clock: Clock | None) -> bool:
+    """Tell whether *until* is still to come by *clock*; one of another run tells nothing, since each run's begins somewhere else."""
+    return clock is current_clock() and trio.current_time() < until
+
+
 def checked(name: str, secret: Secret) -> Secret:
     """Return *secret* made fit for a header: non-empty printable ASCII, without one trailing line end.
 
@@ -171,6 +178,7 @@ class FileSource:
     path: Path
     _kept: tuple[_Version, Secret] | None = field(default=None, init=False, repr=False)
     _fresh_until: float = field(default=-math.inf, init=False, repr=False)
+    _clock: Clock | None = field(default=None, init=False, repr=False, compare=False)  # whose time that is
 
     async def get(self, name: str) -> Secret:
         """Return the file's content without its last line end.
@@ -190,12 +198,12 @@ class FileSource:
             self._kept = None
             raise
         self._kept = (version, value) if settled else None
-        self._fresh_until = began + FRESH
+        self._fresh_until, self._clock = began + FRESH, current_clock()
         return value
 
     def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
         """Return the content if it was looked at a moment ago."""
-        return self._kept[1] if self._kept is not None and trio.current_time() < self._fresh_until else None
+        return self._kept[1] if self._kept is not None and _is_before(self._fresh_until, self._clock) else None
 
     def _read(self, kept: tuple[_Version, Secret] | None) -> tuple[_Version, Secret, bool]:
         """Return the file's version, its content, and whether a later write must show in the version; runs in a thread."""
@@ -222,6 +230,7 @@ class CommandSource:
     timeout: float = 30.0
     _value: Secret | None = field(default=None, init=False, repr=False)
     _until: float = field(default=0.0, init=False, repr=False)
+    _clock: Clock | None = field(default=None, init=False, repr=False, compare=False)  # whose time that is
     _lock: trio.Lock = field(default_factory=trio.Lock, init=False, repr=False)
 
     async def get(self, name: str) -> Secret:
@@ -235,12 +244,12 @@ class CommandSource:
                 return value
             self._value = None
             self._value = await self._run(name)
-            self._until = trio.current_time() + self.ttl
+            self._until, self._clock = trio.current_time() + self.ttl, current_clock()
             return self._value
 
     def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
         """Return what the command printed, until that is too old."""
-        return self._value if trio.current_time() < self._until else None
+        return self._value if _is_before(self._until, self._clock) else None
 
     async def _run(self, name: str) -> Secret:
         try:
