@@ -6,19 +6,22 @@ import gc
 import json
 import logging
 import traceback
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
-from sbxproxy import CallableSource, EnvironmentSource, FileSource, JsonLines, PolicyError, Secret, SecretError, Secrets
+from sbxproxy import CallableSource, EnvironmentSource, FileSource, JsonLines, Pipeline, PolicyError, Secret, SecretError, Secrets
 from sbxproxy.events import RequestDone
+from sbxproxy.http.message import Request
 from support.firewall import Firewall, open_firewall
 from support.origin import Origin, Reply, Seen
-from support.talk import connect, handshake, request, until_end
+from support.talk import connect, handshake, read_head, request, until_end
 
 NAME, OTHER = "origin.test.example", "other.test.example"
 CANARY = "canary-9b1f77d0aa34"
@@ -267,6 +270,47 @@ async def test_c17_a_rotated_secret_goes_out_from_the_next_request_on(tmp_path: 
         path.unlink()
         assert (await request(tls, f"{NAME}:{origin.port}"))[0] == 502
     assert [seen.one("authorization") for seen in origin.requests] == ["Bearer first", "Bearer the second"]
+
+
+async def test_l2_a_credential_that_the_policy_no_longer_has_is_not_sent(tmp_path: Path) -> None:
+    """Nor with a request that was begun before and whose source or body was waited for; a program could begin many in advance."""
+
+    @dataclass
+    class Stamp:
+        token: Secret
+        body_limit: ClassVar[int] = 1000
+
+        async def on_request(self, _flow: Any, asked: Request) -> Request:
+            await trio.lowlevel.checkpoint()
+            return asked.with_header("authorization", self.token.reveal())
+
+    async def fetch(_name: str) -> str:
+        asked.set()
+        await slow.wait()
+        return CANARY
+
+    asked, slow = trio.Event(), trio.Event()
+    stamped = {"match": {"method": ["POST"]}, "transform": [{"plugin": "stamp", "config": {"token": "${secret:k}"}}]}
+    fetched = {"transform": [{"headers": {"authorization": "${secret:slow}"}}]}
+    origin = Origin((NAME,))
+    options: dict[str, Any] = {
+        "secrets": {"k": CANARY, "slow": CallableSource(fetch)},
+        "pipeline": Pipeline(transforms={"stamp": Stamp}),
+    }
+    host = f"Host: {NAME}:"
+    async with open_firewall({"allow": {NAME: [stamped, fetched]}}, origin, directory=tmp_path, **options) as firewall:
+        posting, getting = [await _open(firewall, NAME, origin.port) for _ in range(2)]
+        await posting.send_all(f"POST / HTTP/1.1\r\n{host}{origin.port}\r\nContent-Length: 2\r\n\r\na".encode())
+        await getting.send_all(f"GET / HTTP/1.1\r\n{host}{origin.port}\r\n\r\n".encode())
+        await asked.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)  # until the first byte of the body was read as well
+        await firewall.sandbox.update_policy({"allow": {NAME: [{"transform": [{"headers": {"x": "y"}}]}]}})
+        slow.set()
+        await posting.send_all(b"b")
+        assert (await read_head(posting)).startswith(b"HTTP/1.1 200 ")
+        assert (await read_head(getting)).startswith(b"HTTP/1.1 403 ")
+    (seen,) = origin.requests
+    assert (seen.method, seen.body, seen.one("authorization"), seen.one("x")) == ("POST", b"ab", None, "y")
 
 
 async def test_a_request_that_no_rule_matches_goes_out_without_a_credential(tmp_path: Path) -> None:

@@ -266,17 +266,82 @@ async def test_long_fields_are_not_kept_to_be_told_at_once() -> None:
 
 
 async def test_rules_are_looked_up_for_each_request() -> None:
-    """A live update counts from the next request on, and one that is under way keeps the rule it was judged by."""
+    """A live update counts from the next request on, and for one that nothing was done with yet."""
     bench = Bench(set_header("x-rule", "old"))
     request = make_request()
     bench.inspector.body_limit(request)
     bench.put(set_header("x-rule", "new"))
     answer = await bench.inspector.on_request(request)
     assert isinstance(answer, Forward)
-    assert answer.request.headers.get("x-rule") == "old"
+    assert answer.request.headers.get("x-rule") == "new"
     assert (await bench.sent(request)).headers.get("x-rule") == "new"
     bench.rules = None
     assert await bench.sent(request) == request
+
+
+async def test_l2_a_rule_that_wants_to_see_more_than_was_received_refuses_the_request() -> None:
+    """The update came while the body was waited for, and what the new rule's plugin would take for the body is none."""
+    bench = Bench(set_header("x-rule", "old"), plugins={"field": ByField})
+    empty = make_request("POST")
+    for body, reason in ((None, "policy-changed"), (b"b" * 5000, "policy-changed"), (b"b" * 50, "")):
+        request = replace(empty, body=body)
+        bench.put(set_header("x-rule", "old"))
+        bench.inspector.body_limit(request)
+        bench.put(use("field"))
+        answer = await bench.inspector.on_request(request)
+        assert getattr(answer, "reason", "") == reason
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_l2_a_credential_of_a_rule_that_is_gone_is_not_sent(same: bool) -> None:
+    """However long its source takes, or the connection that it is for. An update that changes nothing here disturbs nobody."""
+    old, new = set_header("x", "${secret:k}"), set_header("x", "${secret:k}" if same else "y")
+
+    async def get(_name: str) -> str:
+        await trio.lowlevel.checkpoint()
+        bench.put(then[0])
+        return CANARY
+
+    async def update_and_open(origin: Origin) -> Any:
+        bench.put(then[1])
+        opened.append(trio.testing.memory_stream_pair())
+        return opened[-1][0]
+
+    opened: list[Any] = []
+    then = [new, new]
+    bench = Bench(old, secrets={"k": CallableSource(get), "c": CANARY})
+    if same:
+        forward = await bench.ask(make_request())
+    else:
+        await bench.refused(make_request(), "policy-changed", 403)
+        bench.put(old)
+        then[0] = old
+        forward = await bench.ask(make_request())
+    bench.inspector.open = update_and_open
+    if same:
+        assert await bench.inspector.connect(forward) is opened[0][0]
+    else:
+        with pytest.raises(Denied) as denied:
+            await bench.inspector.connect(forward)
+        assert denied.value.reason == "policy-changed"
+        assert await opened[0][1].receive_some() == b""
+
+
+async def test_l2_what_was_told_at_once_is_not_sent_by_a_rule_that_is_gone_either() -> None:
+    """The connections that were kept are forgotten with the old policy, so that a new one is opened first."""
+    rules = set_header("x", "${secret:k}", path={"exact": "/a"}), set_header("x", "y")
+    bench = Bench(*rules, secrets={"k": CANARY})
+    request = make_request(target="/a")
+    await bench.sent(request)
+    bench.put(*rules)
+    sent = await bench.sent(request)
+    bench.inspector.done(Record(method="GET", path="/a", status=200, bytes_up=0, bytes_down=0, reason="ok", seconds=0.1))
+    assert at_once(bench, request) == sent.headers
+    forward = Forward(request=sent, origin=ORIGIN)
+    await bench.inspector.connect(forward)
+    bench.put(rules[1])
+    with pytest.raises(Denied, match="policy"):
+        await bench.inspector.connect(forward)
 
 
 async def test_the_story_of_a_request_names_its_rule_and_is_counted() -> None:

@@ -101,7 +101,7 @@ class Sandbox:
 
         Every live flow is judged again on the facts it was admitted on. One that is denied now, or is to be handled otherwise
         (relayed or inspected), is cut at once, and the peer sees a reset. An inspected flow whose rules changed stays and uses
-        the new ones from its next request on. Returns when that is done.
+        the new ones from its next request on; one that has not left yet is decided on anew, or refused. Returns when that is done.
 
         Args:
             policy: a policy document (see docs/policy.md) or a ``Policy``.

@@ -1,7 +1,10 @@
 """Applies a domain's rules to each request of an inspected connection.
 
-The rules are looked up anew for every request, so a live update counts from the next one on. Nothing here is keyed to what the
-request says of itself: the rules are those of the server name that the connection was admitted for and verified against.
+The rules are looked up anew for every request, so a live update counts from the next one on. One that is under way then and has not
+left yet is decided on anew, or refused, if the rules became others: a credential that the policy no longer has is not sent.
+
+Nothing here is keyed to what the request says of itself: the rules are those of the server name that the connection was admitted for
+and verified against.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+import trio
 from trio.abc import Stream
 
 from sbxproxy.errors import SecretError, StageError
@@ -120,7 +124,7 @@ class Inspector:
             secret = self.secrets.at_hand(name)
             if secret is None or secret.reveal() != value:
                 return None
-        self._rule = rule
+        self._rules, self._rule = rules, rule
         return known.after
 
     def _learn(self, before: Headers, answer: Forward) -> None:
@@ -151,15 +155,26 @@ class Inspector:
             self._limited = rule, self._body_limit(rule.action)
         return self._limited[1]
 
+    def _is_overruled(self) -> bool:
+        """Tell whether the rules in force are others than those that the request under way was looked up in."""
+        rules = self.rules()
+        return rules is not self._rules and rules != self._rules
+
     def _body_limit(self, transform: actions.Transform) -> int:
         wanted = [self.transforms.body_limit(step) for step in transform.steps if isinstance(step, actions.UsePlugin)]
         return min(max(0, *wanted), self.limits.transform_body) if wanted else 0
 
     async def on_request(self, request: Request) -> Forward | Response | Denied:
-        """Apply the rule that ``body_limit`` chose."""
+        """Apply the rule that ``body_limit`` chose, or another one if the rules became others while the body was waited for."""
+        if self._is_overruled():
+            limit = self.body_limit(request)
+            if limit and (request.body is None or len(request.body) > limit):
+                return _overruled()
         try:
             answer = await self._apply(request)
             if isinstance(answer, Forward):
+                if self._is_overruled():  # while a secret or a plugin was waited for
+                    return _overruled()
                 self._learn(request.headers, answer)
             return answer
         finally:
@@ -265,8 +280,16 @@ class Inspector:
         return changed
 
     async def connect(self, forward: Forward) -> Stream:
-        """Open a verified connection for *forward*."""
-        return await self.open(forward.origin)
+        """Open a verified connection for *forward*.
+
+        Raises:
+            Denied: the rules became others meanwhile, and *forward* may hold a credential of theirs.
+        """
+        stream = await self.open(forward.origin)
+        if self._is_overruled():
+            await trio.aclose_forcefully(stream)
+            raise _overruled()
+        return stream
 
     def done(self, record: Record) -> None:
         """Count and report a request."""
@@ -276,6 +299,10 @@ class Inspector:
         rule, self._rule = self._rule, None  # the next head may be too broken for any rule
         self._used.clear()  # they hold secrets
         self.report(record, None if rule is None else rule.index)
+
+
+def _overruled() -> Denied:
+    return Denied(Reason.POLICY_CHANGED, "the policy changed while this was under way")
 
 
 def _ambiguous() -> Denied:
