@@ -2,21 +2,15 @@
 
 Where the transport is nothing but a socket, that is so until the handshake is done; see ``descriptor``.
 
-Theory of operation. An ``OpenSSL.SSL.Connection`` without a socket is a machine with two byte queues:
-ciphertext from the peer is put into one (``bio_write``), ciphertext for the peer is taken out of the other
-(``bio_read``), and ``do_handshake``, ``recv``, ``send`` and ``shutdown`` work between them without ever
-blocking. ``WantReadError`` means "give me more from the peer first"; the outgoing queue never fills. So every
-operation here has the same shape: touch the machine synchronously, take out what it wrote, then await exactly
-one call of the transport, and look again. The points that are easy to get wrong:
+Theory of operation. OpenSSL is a machine between two queues of ciphertext that never waits; see ``buffers``. So every operation here has
+the same shape: touch the machine synchronously, take out what it wrote, then await exactly one call of the transport, and look again.
+The points that are easy to get wrong:
 
 * Renegotiation is switched off, so after the handshake writing never waits for reading. Reading may still
   write (an alert, an answer to a TLS 1.3 key update). Ciphertext must reach the wire in the order in which it
   was made, so whoever takes bytes out of the queue holds the wire lock until they are sent. A reader never
   waits for that lock, since the holder may be stuck behind a peer that wants its own bytes read first: it
   leaves a note, and the holder looks at the queue once more before letting go.
-* A TLS 1.3 server makes session tickets at the end of its handshake. Sending them there can deadlock with a
-  peer that does not read before it has written. They are kept and go out in front of whatever is sent next;
-  never dropped, because record numbers are part of the encryption.
 * A transport's ``send_all`` that failed or was cancelled has sent an unknown part of a record. Nothing can
   follow, not even a close_notify, but what the peer sent may still be read: that is how an early HTTP error
   response survives a reset.
@@ -43,24 +37,12 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from sbxproxy.hostname import Hostname, canonical_hostname
+from sbxproxy.tls.buffers import SLICE, Buffers
 from sbxproxy.tls.descriptor import Descriptor, Truncated
 from sbxproxy.tls.turns import Turns
 
-_RECORD = 16 * 1024
-"""Most plaintext in one TLS record (RFC 8446, 5.1); OpenSSL never returns more from one read."""
-
-_OVERHEAD = 22
-"""Least ciphertext that a record adds: header 5, content type 1, tag 16. Used to guess whether another record
-is buffered."""
-
 _READ = 64 * 1024
 """Most ciphertext taken from the transport at once, and most plaintext returned at once."""
-
-_SLICE = 4 * _RECORD
-"""Most plaintext encrypted before the transport took it: bounds what one slow reader can make us hold."""
-
-_DRAIN = _SLICE + 8 * 1024
-"""One read of the outgoing queue: a slice in records, and the odd alert or ticket."""
 
 _GOODBYE = 1.0
 """Seconds that a last alert or close_notify may take; after that the transport is closed without it."""
@@ -109,13 +91,12 @@ class TlsStream(trio.abc.Stream):
     """
 
     __slots__ = (
+        "_buffers",
         "_connection",
         "_direct",
         "_eof",
-        "_held",
         "_name",
         "_note",
-        "_read_error",
         "_receiving",
         "_require_close_notify",
         "_send_broken",
@@ -124,7 +105,6 @@ class TlsStream(trio.abc.Stream):
         "_sock",
         "_state",
         "_turns",
-        "_unread",
         "_wire",
         "on_session",
         "transport",
@@ -171,6 +151,7 @@ class TlsStream(trio.abc.Stream):
         self.transport = transport
         self.truncated = False
         self._connection = connection
+        self._buffers = Buffers(connection)
         self._sock = sock
         self._direct: Descriptor | None = None
         self._server_side = server_side
@@ -179,10 +160,7 @@ class TlsStream(trio.abc.Stream):
         self._state = _State.NEW
         self._send_broken = False
         self._eof = False
-        self._read_error: SSL.Error | None = None
-        self._held = b""  # a TLS 1.3 server's tickets
         self._note = False  # a reader left something in the outgoing queue for the holder of the wire
-        self._unread = 0  # ciphertext given to OpenSSL and, by our estimate, not decrypted yet
         self._wire = trio.StrictFIFOLock()
         self._sending = _OneCaller("another task is sending on this TLS stream")
         self._receiving = _OneCaller("another task is receiving from this TLS stream")
@@ -248,9 +226,9 @@ class TlsStream(trio.abc.Stream):
             except SSL.Error as error:
                 await self._send_last_words()
                 raise trio.BrokenResourceError("the TLS handshake failed") from error
-            output = self._drain()
+            output = self._buffers.take()
             if finished and self._server_side and self._connection.get_protocol_version() == SSL.TLS1_3_VERSION:
-                self._held = output
+                self._buffers.held = output
                 return
             if output:
                 await self.transport.send_all(output)
@@ -260,7 +238,7 @@ class TlsStream(trio.abc.Stream):
             ciphertext = await self.transport.receive_some(_READ)
             if not ciphertext:
                 raise trio.BrokenResourceError("the peer ended the connection during the TLS handshake")
-            self._feed(ciphertext)
+            self._buffers.feed(ciphertext)
 
     def resume(self, session: SSL.Session) -> None:
         """Offer to resume *session*; before the handshake, client side."""
@@ -300,11 +278,15 @@ class TlsStream(trio.abc.Stream):
                 await self._send_rest(self._direct, data)
                 return
             with memoryview(data) as view:
-                for start in range(0, len(view), _SLICE):
+                for start in range(0, len(view), SLICE):
                     await self._take_wire()
                     try:
                         self._require_sendable()
-                        self._encrypt(view[start : start + _SLICE])
+                        try:
+                            self._buffers.write(view[start : start + SLICE])
+                        except SSL.Error as error:
+                            self._send_broken = True
+                            raise trio.BrokenResourceError("TLS could not encrypt") from error
                         await self._flush()
                     finally:
                         self._wire.release()
@@ -337,15 +319,6 @@ class TlsStream(trio.abc.Stream):
         except (SSL.Error, Truncated) as error:
             raise trio.BrokenResourceError("TLS could not send") from error
         self._send_broken = False
-
-    def _encrypt(self, view: memoryview) -> None:
-        """Put *view* into the outgoing queue as records; OpenSSL takes one record's worth at a time."""
-        try:
-            while view:
-                view = view[self._connection.send(view) :]
-        except SSL.Error as error:  # WantReadError too: without renegotiation, writing has nothing to wait for
-            self._send_broken = True
-            raise trio.BrokenResourceError("TLS could not encrypt") from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport may take more; the same errors as ``send_all``."""
@@ -412,13 +385,15 @@ class TlsStream(trio.abc.Stream):
             waited = False
             while True:
                 try:
-                    plaintext = b"" if self._eof else self._decrypt(limit)
+                    plaintext = b"" if self._eof else self._buffers.read(limit)
                 except SSL.Error as error:
                     self._send_broken = True
                     await self._send_last_words()
                     raise trio.BrokenResourceError("the TLS connection is damaged") from error
                 if plaintext is not None:
-                    if plaintext and self.on_session is not None:
+                    if not plaintext:
+                        self._eof = True
+                    elif self.on_session is not None:
                         self._tell_session()
                     if not waited:
                         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -430,14 +405,14 @@ class TlsStream(trio.abc.Stream):
                 waited = True
                 self._require_open()
                 if ciphertext:
-                    self._feed(ciphertext)
+                    self._buffers.feed(ciphertext)
                 else:
                     self._end_without_close_notify()
         return await self.receive_some(limit)
 
     def _go_direct(self, sock: socket.socket) -> bool:
         """Put OpenSSL on the socket, if nothing is in between: it has just asked for more, and has said all it had to."""
-        if self._held or self._note or self._send_broken or self._sending.busy or getattr(self.transport, "peeked", b""):
+        if self._buffers.held or self._note or self._send_broken or self._sending.busy or getattr(self.transport, "peeked", b""):
             return False
         self._require_open()
         self._direct = Descriptor.put_on(self._connection, sock)
@@ -450,39 +425,6 @@ class TlsStream(trio.abc.Stream):
         if self._require_close_notify:
             raise trio.BrokenResourceError("the peer ended the connection without close_notify")
         self._eof = True
-
-    def _feed(self, ciphertext: bytes | bytearray) -> None:
-        self._connection.bio_write(ciphertext)
-        self._unread += len(ciphertext)
-
-    def _decrypt(self, limit: int) -> bytes | None:
-        """Decrypt up to *limit* bytes of what is buffered; ``b""`` at close_notify, ``None`` for "need more".
-
-        Each read that finds nothing costs an exception, so more than one record is read only while the
-        ciphertext given to OpenSSL leaves room for another. A wrong guess costs a little time and no data.
-        """
-        if self._read_error is not None:
-            raise self._read_error
-        parts: list[bytes] = []
-        try:
-            while limit > 0:
-                plaintext = self._connection.recv(min(limit, _RECORD))
-                parts.append(plaintext)
-                limit -= len(plaintext)
-                self._unread -= len(plaintext) + _OVERHEAD
-                if self._unread <= _OVERHEAD:
-                    break
-        except SSL.WantReadError:
-            self._unread = 0
-            if not parts:
-                return None
-        except SSL.ZeroReturnError:
-            self._eof = True
-        except SSL.Error as error:
-            self._read_error = error
-            if not parts:
-                raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
         """Say goodbye (at most a second) and close the transport; again is harmless.
@@ -519,7 +461,7 @@ class TlsStream(trio.abc.Stream):
     async def _flush(self) -> None:
         """Send the outgoing queue; the caller holds the wire. Failure, even Cancelled, ends sending."""
         try:
-            while output := self._drain():
+            while output := self._buffers.take():
                 self._note = False
                 await self.transport.send_all(output)
                 if not self._note:
@@ -550,20 +492,8 @@ class TlsStream(trio.abc.Stream):
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_GOODBYE):
             async with self._wire:
-                if output := self._drain():
+                if output := self._buffers.take():
                     await self.transport.send_all(output)
-
-    def _drain(self) -> bytes:
-        """Take the whole outgoing queue, held tickets in front; empty if OpenSSL wrote nothing."""
-        output = b""
-        with suppress(SSL.WantReadError):
-            while True:
-                output += (chunk := self._connection.bio_read(_DRAIN))
-                if len(chunk) < _DRAIN:
-                    break
-        if output and self._held:
-            output, self._held = self._held + output, b""
-        return output
 
     def _require(self, state: _State) -> None:
         if self._state is _State.CLOSED:
