@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ import trio
 
 from sbxproxy import Pipeline
 from sbxproxy.errors import UpstreamConnectError
-from sbxproxy.events import PolicyChanged, Problem
 from sbxproxy.flow import Flow
 from sbxproxy.http.message import Headers, Request, Response
-from sbxproxy.policy.decision import Deny, Handle
+from sbxproxy.policy.decision import Deny
 from sbxproxy.testing.hello import client_hello
 from sbxproxy.wire.result import Hint, Sniffed
 from support.firewall import Firewall, open_firewall
 from support.origin import HELLO, Origin, Reply, Seen
+from support.stages import Echo, HandleAll
 from support.talk import connect, handshake, request, until_end
-from support.wire_box import ALERT_ACCESS_DENIED, open_box
+from support.wire_box import open_box
 
 NAME, OTHER = "origin.test.example", "other.test.example"
 ALERT_INTERNAL_ERROR = bytes.fromhex("15030300020250")
@@ -34,44 +33,13 @@ async def _open(firewall: Firewall, port: int) -> trio.SSLStream:
     return await handshake(stream, NAME, trust=firewall.sandbox.certificate_pem)
 
 
-# -- sniffers, policies, handlers
+# -- sniffers, handlers
 
 
 def sniff_greeting(data: bytes) -> Sniffed | Hint:
     if not data.startswith(b"HI "[: len(data)]):
         return Hint.NOT_MINE
     return Sniffed("greeting") if len(data) >= 3 else Hint.NEED_MORE
-
-
-class Echo:
-    """A protocol of its own: answers, and never asks the server."""
-
-    async def handle(self, flow: Flow, client: Any, upstream: Any) -> None:
-        first = await client.receive_some()
-        await client.send_all(b"handled " + first)
-        flow.bytes_up += len(first)
-
-
-class HandleAll:
-    def __init__(self, name: str = "echo") -> None:
-        self.name = name
-
-    async def decide(self, flow: Flow) -> Any:
-        await trio.lowlevel.checkpoint()
-        decision = flow.decision
-        assert decision is not None
-        assert not isinstance(decision, Deny)
-        return Handle(name=self.name, reason=decision.reason, matched=decision.matched, dial=decision.dial)
-
-
-class Toggle:
-    """Agrees until it is told to object."""
-
-    objects = False
-
-    async def decide(self, flow: Flow) -> Any:
-        await trio.lowlevel.checkpoint()
-        return Deny(reason="quota", detail="no more today") if self.objects else flow.decision
 
 
 async def test_a_handler_gets_both_ends_and_the_first_bytes_again() -> None:
@@ -85,40 +53,6 @@ async def test_a_handler_gets_both_ends_and_the_first_bytes_again() -> None:
         assert (box.closed[0].decision, box.closed[0].ended) == ("handle", "eof")
 
 
-async def test_a_handler_that_is_not_there_is_a_denial() -> None:
-    pipeline = Pipeline(policies=[HandleAll("absent")], handlers={"echo": Echo()})
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=pipeline) as box:
-        assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
-        assert box.closed[0].reason == "stage-failed"
-        assert box.wires.dialled == []
-
-
-class Elsewhere(HandleAll):
-    """Tries to open what the policy did not."""
-
-    async def decide(self, flow: Flow) -> Any:
-        handled = await super().decide(flow)
-        return replace(handled, dial=replace(handled.dial, addresses=(ip_address("10.0.0.1"),)))
-
-
-async def test_a_stage_cannot_send_a_flow_elsewhere() -> None:
-    pipeline = Pipeline(policies=[Elsewhere()], handlers={"echo": Echo()})
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=pipeline) as box:
-        assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
-        assert box.closed[0].reason == "stage-failed"
-        assert box.wires.dialled == []
-
-
-async def test_a_stage_cannot_take_a_flow_away_from_its_rules() -> None:
-    """A handler would carry it without inspection."""
-    policy = {"allow": {NAME: [{"transform": [{"headers": {"x": "y"}}]}]}}
-    pipeline = Pipeline(policies=[HandleAll()], handlers={"echo": Echo()})
-    async with open_box(policy, {NAME: "1.1.0.1"}, pipeline=pipeline) as box:
-        assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
-        assert box.closed[0].reason == "stage-failed"
-        assert box.wires.dialled == []
-
-
 async def test_a_third_partys_protocol_is_known_by_its_name_and_still_needs_a_range() -> None:
     async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=Pipeline(sniffers=[sniff_greeting])) as box:
         stream = box.open(NAME)
@@ -129,39 +63,6 @@ async def test_a_third_partys_protocol_is_known_by_its_name_and_still_needs_a_ra
         await stream.aclose()
         await box.settle()
         assert (box.closed[0].wire, box.closed[0].reason) == ("greeting", "protocol-not-allowed")
-
-
-async def test_a_policy_stage_narrows_and_is_asked_again_when_the_policy_changes() -> None:
-    stage = Toggle()
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=Pipeline(policies=[stage])) as box:
-        await box.open(NAME).send_all(client_hello(NAME))
-        await box.settle()
-        assert (await box.sandbox.update_policy({"allow": [NAME, OTHER]})).kept == 1
-        stage.objects = True
-        changed = await box.sandbox.update_policy({"allow": [NAME]})
-        assert isinstance(changed, PolicyChanged)
-        assert len(changed.cut) == 1
-        assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
-        assert box.closed[-1].reason == "quota"
-        assert len(box.wires.dialled) == 1
-
-
-async def test_a_policy_stage_that_fails_on_an_update_ends_the_flow() -> None:
-    class Failing(Toggle):
-        async def decide(self, flow: Flow) -> Any:
-            await trio.lowlevel.checkpoint()
-            if self.objects:
-                raise RuntimeError("canary")
-            return flow.decision
-
-    stage = Failing()
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=Pipeline(policies=[stage])) as box:
-        await box.open(NAME).send_all(client_hello(NAME))
-        await box.settle()
-        stage.objects = True
-        assert len((await box.sandbox.update_policy({"allow": [NAME]})).cut) == 1
-        assert [event.reason for event in box.events if isinstance(event, Problem)] == ["stage-failed"]
-        assert "canary" not in repr(box.events)
 
 
 # -- transforms

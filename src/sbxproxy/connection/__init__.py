@@ -1,7 +1,7 @@
 """What happens to a connection, from its wish to its close.
 
-``story`` tells it in order; ``first_bytes``, ``postgres``, ``upstream``, ``words`` and ``record`` are its parts, and ``context`` is what
-the connections of a sandbox share.
+``story`` tells it in order; ``first_bytes``, ``postgres``, ``narrow``, ``upstream``, ``words`` and ``record`` are its parts, and
+``context`` is what the connections of a sandbox share.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from sbxproxy.lazy import face
 
 if TYPE_CHECKING:
     from sbxproxy.connection.context import Context, Dialer
-    from sbxproxy.connection.story import narrow, serve_flow
+    from sbxproxy.connection.narrow import narrow
+    from sbxproxy.connection.story import serve_flow
 
 face(
     __name__,
     {
         "context": "Context Dialer",
-        "story": "narrow serve_flow",
+        "narrow": "narrow",
+        "story": "serve_flow",
     },
 )

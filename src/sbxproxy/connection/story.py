@@ -9,7 +9,7 @@ flow is judged by the new policy anyway, and from it on the update finds the flo
 
 from __future__ import annotations
 
-__all__ = ["narrow", "resume_flow", "serve_flow"]
+__all__ = ["resume_flow", "serve_flow"]
 
 import socket
 from contextlib import suppress
@@ -20,6 +20,7 @@ import trio
 from sbxproxy.address import IPAddress
 from sbxproxy.connection.context import Context
 from sbxproxy.connection.first_bytes import FirstBytes, with_wire
+from sbxproxy.connection.narrow import narrow
 from sbxproxy.connection.record import Recorder
 from sbxproxy.connection.upstream import CLEAN_ENDS, Upstream
 from sbxproxy.connection.words import denial, failure
@@ -420,29 +421,3 @@ class _Story:
             await self.client.send_all(words)
         else:
             self.flow.ended = "reset"
-
-
-async def narrow(context: Context, flow: Flow) -> Decision:
-    """Ask the third parties' policy stages about a flow that the policy allows; the first that objects decides.
-
-    Raises:
-        StageError: one failed, or tried to open more than the policy does.
-    """
-    for stage in context.policies:
-        allowed = flow.decision
-        assert allowed is not None
-        assert not isinstance(allowed, Deny)
-        label = f"policy stage {type(stage).__name__}"
-        answer = await run_stage(label, context.limits.stage, stage.decide, flow)
-        match answer:
-            case Deny():
-                flow.decision = answer
-                return answer
-            case Handle() if answer.dial == allowed.dial and answer.name in context.handlers and isinstance(allowed, Relay):
-                flow.decision = answer
-            case _ if answer is allowed or answer == allowed:
-                pass
-            case _:
-                raise StageError(f"{label} returned something that the policy does not allow")
-    assert flow.decision is not None
-    return flow.decision

@@ -147,7 +147,7 @@ class Sandbox:
     async def _stages_agree(self, flow: Flow) -> bool:
         if not self._context.policies or flow.decision is None or isinstance(flow.decision, Deny):
             return True
-        from sbxproxy.connection.story import narrow  # noqa: PLC0415 - loaded when there are flows
+        from sbxproxy.connection.narrow import narrow  # noqa: PLC0415 - loaded when there are flows
 
         before = type(flow.decision)
         try:
