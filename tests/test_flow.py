@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import trio
 
+from sbxproxy.flow import all_finished
 from sbxproxy.hostname import canonical_hostname
 from sbxproxy.policy import Policy
 from sbxproxy.policy.decision import Dial, Inspect
@@ -33,6 +34,24 @@ async def test_cutting_does_not_rewrite_why_it_ended():
     flow.ended = "eof"
     flow.cut("drained")
     assert flow.ended == "eof"
+
+
+async def test_it_is_waited_for_until_all_are_closed_and_no_longer_than_that(autojump_clock):
+    """One that hangs holds up who waits for it, and nobody for ever."""
+    flows = [make_flow() for _ in range(3)]
+    flows[0].finish()
+
+    async def finish(flow, after):
+        await trio.sleep(after)
+        flow.finish()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish, flows[1], 5)
+        nursery.start_soon(finish, flows[2], 3)
+        await all_finished(flows, 10)
+        assert trio.current_time() == flows[0].started + 5
+    await all_finished([make_flow()], 10)
+    assert trio.current_time() == flows[0].started + 15
 
 
 async def test_it_starts_when_it_is_made(autojump_clock):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["Flow", "number_from"]
+__all__ = ["CUT_PATIENCE", "Flow", "all_finished", "number_from"]
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import trio
 
 from sbxproxy.address import IPAddress
 from sbxproxy.policy.decision import Decision, Facts
+
+CUT_PATIENCE = 1.0
+"""Seconds to wait for flows that were cut to be closed on both sides."""
 
 _ids = itertools.count(1)
 
@@ -94,3 +97,10 @@ class Flow:
     def stop_by(self, stop: Callable[[], None] | None) -> None:
         """Let ``cut`` call *stop* while no task carries the flow, or one that only waits; ``None`` for a task in ``scope`` again."""
         self._stop = stop
+
+
+async def all_finished(flows: Iterable[Flow], patience: float) -> None:
+    """Wait until everything of *flows* is closed, at most *patience* seconds."""
+    with trio.move_on_after(patience):
+        for flow in flows:
+            await flow.finished.wait()

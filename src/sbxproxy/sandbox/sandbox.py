@@ -22,7 +22,7 @@ from sbxproxy.capture.captured import Captured
 from sbxproxy.connection.context import Context
 from sbxproxy.errors import ConfigurationError, StageError
 from sbxproxy.events import Event, Observer, PolicyChanged, Problem
-from sbxproxy.flow import Flow
+from sbxproxy.flow import CUT_PATIENCE, Flow, all_finished
 from sbxproxy.fronts.ask import Ask, ListenerAuth, StreamAsk
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.net.listen import Slots, describe, local_endpoints
@@ -36,9 +36,6 @@ from sbxproxy.sandbox.references import check_references
 if TYPE_CHECKING:
     from sbxproxy.dns.answerer import DnsAnswerer
     from sbxproxy.dns.forward import Forward
-
-CUT_PATIENCE = 1.0
-"""Seconds that an update waits for the flows that it cut to be closed on both sides."""
 
 SLICE = 256
 """Flows judged again at a stretch before other tasks get a turn."""
@@ -135,9 +132,7 @@ class Sandbox:
             else:
                 flow.cut(Reason.POLICY_CHANGED)
                 cut.append(flow)
-        with trio.move_on_after(CUT_PATIENCE):
-            for flow in cut:
-                await flow.finished.wait()
+        await all_finished(cut, CUT_PATIENCE)
         with trio.CancelScope(shield=True):
             await context.pool.bury()
         event = PolicyChanged(sandbox=self.name, mode=policy.mode.value, cut=tuple(flow.id for flow in cut), kept=kept)
@@ -391,9 +386,7 @@ class Sandbox:
     async def drain(self, grace: float = 5.0) -> None:
         """Stop accepting, give live flows *grace* seconds to end, then cut them; ``serve`` returns."""
         self._doors.stop_accepting("draining")
-        with trio.move_on_after(grace):
-            for flow in self.flows:
-                await flow.finished.wait()
+        await all_finished(self.flows, grace)
         self._cut_all("drained")
         self._doors.close("drained")
 

@@ -23,14 +23,14 @@ import trio
 
 from sbxproxy.address import IPAddress, parse_address, parse_network
 from sbxproxy.errors import SbxproxyError
-from sbxproxy.flow import number_from
+from sbxproxy.flow import CUT_PATIENCE, all_finished, number_from
 from sbxproxy.fronts.ask import ListenerAuth
 from sbxproxy.loading import collect_seldom
 from sbxproxy.plugins import load
 from sbxproxy.policy.model import Policy
 from sbxproxy.proxy import Proxy
 from sbxproxy.sandbox.identity import Identity
-from sbxproxy.sandbox.sandbox import CUT_PATIENCE, Sandbox
+from sbxproxy.sandbox.sandbox import Sandbox
 from sbxproxy.secrets import Secret, Secrets
 from sbxproxy.tls.authority import Founding
 from sbxproxy.workers.asking import Asker, RemoteSource
@@ -151,7 +151,7 @@ class _Worker:
         sandboxes = self._proxy.sandboxes
         await self._proxy.drain(grace)
         for sandbox in sandboxes:
-            await _ended(sandbox)
+            await all_finished(sandbox.flows, CUT_PATIENCE)
         self._done(call)
         await self._channel.written()
         nursery.cancel_scope.cancel(reason="drained")
@@ -229,18 +229,11 @@ class _Desk:
 
     async def _close(self) -> None:
         await self._sandbox.aclose()
-        await _ended(self._sandbox)
+        await all_finished(self._sandbox.flows, CUT_PATIENCE)
 
     async def _update(self, message: dict[str, Any]) -> dict[str, Any]:
         changed = await self._sandbox.update_policy(message["policy"])
         return {"cut": list(changed.cut), "kept": changed.kept}
-
-
-async def _ended(sandbox: Sandbox) -> None:
-    """Wait until the flows that were cut have told of their end."""
-    with trio.move_on_after(CUT_PATIENCE):
-        for flow in sandbox.flows:
-            await flow.finished.wait()
 
 
 def _endpoint(text: str) -> tuple[IPAddress, int]:
