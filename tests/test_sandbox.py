@@ -12,122 +12,18 @@ import trio.testing
 
 import sbxproxy
 from sbxproxy import CallableSource, Limits, Pipeline, PolicyError
-from sbxproxy.events import PolicyChanged, Problem, RequestDone
+from sbxproxy.events import Problem, RequestDone
 from sbxproxy.flow import Flow
 from sbxproxy.testing.hello import client_hello
+from support.download import download, stream_for_ever
 from support.firewall import Firewall, open_firewall
 from support.origin import HELLO, Origin
-from support.talk import connect, exactly, handshake, request, until_end
+from support.talk import connect, handshake, request, until_end
 from support.wire_box import ALERT_ACCESS_DENIED, open_box
 
 NAME, OTHER = "origin.test.example", "other.test.example"
 INJECT: dict[str, Any] = {"allow": {NAME: [{"transform": [{"headers": {"Authorization": "Bearer ${secret:k}"}}]}]}}
 SECRETS = {"k": "value-of-k"}
-
-
-async def _stream_for_ever(stream: trio.abc.Stream) -> None:
-    """Answer any request with a body that never ends."""
-    await stream.receive_some()
-    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
-    while True:
-        await stream.send_all(b"x" * 16384)
-        await trio.sleep(0.001)
-
-
-async def _download(firewall: Firewall, origin: Origin, *, trust: bytes = b"", root: Path | None = None) -> trio.SSLStream:
-    stream = await firewall.open()
-    assert (await connect(stream, f"{NAME}:{origin.port}"))[0] == 200
-    tls = await handshake(stream, NAME, *([root] if root else []), trust=trust)
-    await tls.send_all(f"GET /big HTTP/1.1\r\nHost: {NAME}:{origin.port}\r\n\r\n".encode())
-    assert (await exactly(tls, 100_000)).startswith(b"HTTP/1.1 200 ")
-    return tls
-
-
-@pytest.mark.parametrize("inspected", [False, True])
-async def test_l1_an_open_download_is_cut_at_once_and_the_client_sees_a_reset(inspected: bool, tmp_path: Path) -> None:
-    """A cut that looked like an orderly end could pass for a whole response."""
-    origin = Origin((NAME,), handler=_stream_for_ever)
-    policy: Any = INJECT if inspected else {"allow": [NAME]}
-    async with open_firewall(policy, origin, directory=tmp_path, secrets=SECRETS) as firewall:
-        trust = firewall.sandbox.certificate_pem if inspected else b""
-        tls = await _download(firewall, origin, trust=trust, root=None if inspected else origin.write_root(tmp_path))
-        (flow,) = firewall.sandbox.flows
-        began = trio.current_time()
-        changed = await firewall.sandbox.update_policy("deny-all")
-        assert trio.current_time() - began < 1
-        assert (changed.mode, changed.cut, changed.kept) == ("deny-all", (flow.id,), 0)
-        with trio.fail_after(2):
-            assert (await until_end(tls.transport_stream))[1] == "reset"
-        event = await firewall.next_closed()
-        assert (event.flow, event.ended) == (flow.id, "policy-changed")
-        assert firewall.sandbox.flows == ()
-        assert (await connect(await firewall.open(), f"{NAME}:{origin.port}"))[0] == 403
-
-
-async def test_l1_only_what_the_new_policy_denies_is_cut() -> None:
-    names = {NAME: "1.1.0.1", OTHER: "1.1.0.2"}
-    async with open_box({"allow": [NAME, OTHER]}, names) as box:
-        streams = [box.open(name) for name in (NAME, OTHER)]
-        for stream, name in zip(streams, (NAME, OTHER), strict=True):
-            await stream.send_all(client_hello(name))
-        await box.settle()
-        kept, lost = sorted(box.sandbox.flows, key=lambda flow: flow.facts.host != NAME)
-        assert await box.sandbox.update_policy({"allow": [NAME]}) == box.events[-1]
-        changed = box.events[-1]
-        assert isinstance(changed, PolicyChanged)
-        assert (changed.cut, changed.kept) == ((lost.id,), 1)
-        assert box.sandbox.flows == (kept,)
-        assert await until_end(streams[1]) == (b"", "eof")  # a stream in memory knows no reset
-        await streams[0].send_all(b"still here")
-        await box.settle()
-        assert [flow.bytes_up for flow in box.sandbox.flows] == [len(client_hello(NAME)) + len(b"still here")]
-
-
-@pytest.mark.parametrize(
-    "after",
-    [
-        {"allow": {NAME: [{"transform": [{"headers": {"x": "y"}}]}]}},
-        {"allow": [NAME], "subnets": {"deny": ["1.1.0.0/24"]}},
-        {"allow": [OTHER]},
-        {},
-    ],
-)
-async def test_l1_a_relay_that_would_now_be_something_else_is_cut(after: object) -> None:
-    """Inspected from now on, at a denied address, another name: none may go on as the relay that it is."""
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}) as box:
-        await box.open(NAME).send_all(client_hello(NAME))
-        await box.settle()
-        changed = await box.sandbox.update_policy(after)
-        assert len(changed.cut) == 1
-        assert box.closed[0].ended == "policy-changed"
-
-
-async def test_an_inspected_connection_stays_and_uses_the_new_rules_from_its_next_request_on(tmp_path: Path) -> None:
-    origin = Origin((NAME,))
-    async with open_firewall(INJECT, origin, directory=tmp_path, secrets={**SECRETS, "new": "newer"}) as firewall:
-        stream = await firewall.open()
-        await connect(stream, f"{NAME}:{origin.port}")
-        tls = await handshake(stream, NAME, trust=firewall.sandbox.certificate_pem)
-        assert (await request(tls, f"{NAME}:{origin.port}"))[0] == 200
-        rules = [{"transform": [{"headers": {"Authorization": "Bearer ${secret:new}"}}]}]
-        changed = await firewall.sandbox.update_policy({"allow": {NAME: rules}})
-        assert (changed.cut, changed.kept) == ((), 1)
-        assert (await request(tls, f"{NAME}:{origin.port}"))[0] == 200
-    assert [seen.one("authorization") for seen in origin.requests] == ["Bearer value-of-k", "Bearer newer"]
-
-
-async def test_an_update_leaves_no_idle_upstream_connection_behind(tmp_path: Path) -> None:
-    """One that was opened under the old policy would carry requests to an address that the new one may deny."""
-    origin = Origin((NAME,))
-    async with open_firewall(INJECT, origin, directory=tmp_path, secrets=SECRETS) as firewall:
-        stream = await firewall.open()
-        await connect(stream, f"{NAME}:{origin.port}")
-        tls = await handshake(stream, NAME, trust=firewall.sandbox.certificate_pem)
-        for expected in (1, 1, 2):
-            if expected == 2:
-                assert (await firewall.sandbox.update_policy(INJECT)).kept == 1
-            assert (await request(tls, f"{NAME}:{origin.port}"))[0] == 200
-            assert origin.connections == expected
 
 
 async def test_l2_an_update_between_verdict_and_connect_denies() -> None:
@@ -218,9 +114,9 @@ async def test_l7_there_is_no_sandbox_without_a_policy() -> None:
 @pytest.mark.parametrize("way", ["sandbox", "drain", "cancel"])
 async def test_l7_when_the_proxy_ends_the_listener_is_closed_and_nothing_passes(way: str, tmp_path: Path) -> None:
     """A crash must leave the program without network, not without a firewall."""
-    origin = Origin((NAME,), handler=_stream_for_ever)
+    origin = Origin((NAME,), handler=stream_for_ever)
     async with open_firewall({"allow": [NAME]}, origin, directory=tmp_path) as firewall:
-        tls = await _download(firewall, origin, root=origin.write_root(tmp_path))
+        tls = await download(firewall, origin, NAME, root=origin.write_root(tmp_path))
         match way:
             case "sandbox":
                 await firewall.sandbox.aclose()

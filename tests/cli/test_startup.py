@@ -107,7 +107,10 @@ def test_when_a_proxy_listens_what_carries_connections_is_not_yet_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     theirs = {"OpenSSL", "dns", "h11", "pydantic", "rich", "service_identity", "importlib.metadata"}
-    parts = ("connection.story", "dns.message", "fronts.dns", "fronts.http", "fronts.socks5", "http.handler", "stages.inspector")
+    parts = (
+        *("connection.narrow", "connection.story", "dns.message", "fronts.dns", "fronts.http", "fronts.socks5", "http.handler"),
+        *("sandbox.update", "stages.inspector"),
+    )
     assert theirs.union(f"sbxproxy.{part}" for part in parts).isdisjoint(done.stdout.split())
 
 

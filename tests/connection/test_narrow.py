@@ -6,27 +6,14 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
-import trio
-
 from sbxproxy import Pipeline
-from sbxproxy.events import PolicyChanged, Problem
+from sbxproxy.events import PolicyChanged
 from sbxproxy.flow import Flow
-from sbxproxy.policy.decision import Deny
 from sbxproxy.testing.hello import client_hello
-from support.stages import Echo, HandleAll
+from support.stages import Echo, HandleAll, Toggle
 from support.wire_box import ALERT_ACCESS_DENIED, open_box
 
 NAME, OTHER = "origin.test.example", "other.test.example"
-
-
-class Toggle:
-    """Agrees until it is told to object."""
-
-    objects = False
-
-    async def decide(self, flow: Flow) -> Any:
-        await trio.lowlevel.checkpoint()
-        return Deny(reason="quota", detail="no more today") if self.objects else flow.decision
 
 
 async def test_a_handler_that_is_not_there_is_a_denial() -> None:
@@ -76,21 +63,3 @@ async def test_a_policy_stage_narrows_and_is_asked_again_when_the_policy_changes
         assert await box.say(NAME, client_hello(NAME)) == ALERT_ACCESS_DENIED
         assert box.closed[-1].reason == "quota"
         assert len(box.wires.dialled) == 1
-
-
-async def test_a_policy_stage_that_fails_on_an_update_ends_the_flow() -> None:
-    class Failing(Toggle):
-        async def decide(self, flow: Flow) -> Any:
-            await trio.lowlevel.checkpoint()
-            if self.objects:
-                raise RuntimeError("canary")
-            return flow.decision
-
-    stage = Failing()
-    async with open_box({"allow": [NAME]}, {NAME: "1.1.0.1"}, pipeline=Pipeline(policies=[stage])) as box:
-        await box.open(NAME).send_all(client_hello(NAME))
-        await box.settle()
-        stage.objects = True
-        assert len((await box.sandbox.update_policy({"allow": [NAME]})).cut) == 1
-        assert [event.reason for event in box.events if isinstance(event, Problem)] == ["stage-failed"]
-        assert "canary" not in repr(box.events)

@@ -31,3 +31,13 @@ class Echo:
         first = await client.receive_some()
         await client.send_all(b"handled " + first)
         flow.bytes_up += len(first)
+
+
+class Toggle:
+    """Agrees until it is told to object."""
+
+    objects = False
+
+    async def decide(self, flow: Flow) -> Any:
+        await trio.lowlevel.checkpoint()
+        return Deny(reason="quota", detail="no more today") if self.objects else flow.decision

@@ -1,4 +1,8 @@
-"""One sandbox: ``sandbox`` is what embedders see; ``doors`` lets its connections in, ``trust`` writes what makes its programs trust it."""
+"""One sandbox.
+
+``sandbox`` is what embedders see; ``doors`` lets its connections in, ``update`` judges them again by another policy, and ``trust`` writes
+what makes its programs trust it.
+"""
 
 from __future__ import annotations
 

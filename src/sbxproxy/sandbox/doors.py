@@ -42,8 +42,10 @@ BEHIND = (
     "sbxproxy.connection.story",
     "sbxproxy.fronts.dns",
     "sbxproxy.dns.forward",
+    "sbxproxy.sandbox.update",
 )
-"""Modules that must be loaded before a connection is served; ``story`` with most of what it imports is one of them."""
+"""Modules that must be loaded before a connection is served; ``story`` with most of what it imports is one of them, and one would cut
+the connection again."""
 
 Opener = Callable[[PeekedStream], Awaitable[Ask | None]]
 """A front: reads what the client asks for; ``None`` if it left without asking."""

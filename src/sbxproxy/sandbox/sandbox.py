@@ -20,14 +20,13 @@ from trio.abc import Listener, Stream
 from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
 from sbxproxy.capture.captured import Captured
 from sbxproxy.connection.context import Context
-from sbxproxy.errors import ConfigurationError, StageError
-from sbxproxy.events import Event, Observer, PolicyChanged, Problem
-from sbxproxy.flow import CUT_PATIENCE, Flow, all_finished
+from sbxproxy.errors import ConfigurationError
+from sbxproxy.events import Event, Observer, PolicyChanged
+from sbxproxy.flow import Flow, all_finished
 from sbxproxy.fronts.ask import Ask, ListenerAuth, StreamAsk
 from sbxproxy.hostname import Hostname, canonical_hostname
 from sbxproxy.net.listen import Slots, describe, local_endpoints
 from sbxproxy.net.peek import PeekedStream
-from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.model import Policy
 from sbxproxy.sandbox.doors import Doors, admit_plain
 from sbxproxy.sandbox.identity import Identity
@@ -36,9 +35,6 @@ from sbxproxy.sandbox.references import check_references
 if TYPE_CHECKING:
     from sbxproxy.dns.answerer import DnsAnswerer
     from sbxproxy.dns.forward import Forward
-
-SLICE = 256
-"""Flows judged again at a stretch before other tasks get a turn."""
 
 
 class Sandbox:
@@ -116,40 +112,9 @@ class Sandbox:
         return await self._put_in_force(compiled)
 
     async def _put_in_force(self, policy: Policy) -> PolicyChanged:
-        context = self._context
-        context.policy = policy
-        context.pool.forget()
-        context.transforms.forget()
-        cut: list[Flow] = []
-        kept = 0
-        for index, flow in enumerate(tuple(context.flows.values())):
-            if index % SLICE == SLICE - 1:
-                await trio.lowlevel.checkpoint()
-            if context.policy is not policy:
-                break  # a newer update has taken over, and judges them all
-            if context.rejudge(flow) and await self._stages_agree(flow):
-                kept += 1
-            else:
-                flow.cut(Reason.POLICY_CHANGED)
-                cut.append(flow)
-        await all_finished(cut, CUT_PATIENCE)
-        with trio.CancelScope(shield=True):
-            await context.pool.bury()
-        event = PolicyChanged(sandbox=self.name, mode=policy.mode.value, cut=tuple(flow.id for flow in cut), kept=kept)
-        self._emit(event)
-        return event
+        from sbxproxy.sandbox.update import put_in_force  # noqa: PLC0415 - see ``doors.BEHIND``
 
-    async def _stages_agree(self, flow: Flow) -> bool:
-        if not self._context.policies or flow.decision is None or isinstance(flow.decision, Deny):
-            return True
-        from sbxproxy.connection.narrow import narrow  # noqa: PLC0415 - loaded when there are flows
-
-        before = type(flow.decision)
-        try:
-            return type(await narrow(self._context, flow)) is before
-        except StageError as error:
-            self._emit(Problem(sandbox=self.name, flow=flow.id, reason=Reason.STAGE_FAILED, detail=str(error)))
-            return False
+        return await put_in_force(self._context, policy)
 
     @asynccontextmanager
     async def scoped_policy(self, policy: object) -> AsyncIterator[PolicyChanged]:
