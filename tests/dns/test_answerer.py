@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from sbxproxy.dns import DnsAnswerer
-from sbxproxy.dns.answerer import READY
 from sbxproxy.dns.message import Answer, Rcode, Record
 from sbxproxy.dns.reading import read_answer
 from sbxproxy.errors import UpstreamResolveError
@@ -126,30 +125,7 @@ async def test_a_name_that_only_rules_answer_needs_not_exist():
     assert desk.told[0].rule == "tool.internal"
 
 
-# -- what is kept
-
-
-async def test_an_answer_is_ready_for_its_lifetime(autojump_clock):
-    desk = make_desk(LISTED, KNOWN)
-    await desk.ask(NAME)
-    start = trio.current_time()
-    await trio.sleep_until(start + 12.5)
-    answer = await desk.ask("API.EXAMPLE.COM")
-    assert answer.answer[0].ttl == 18
-    await trio.sleep_until(start + 29.9)
-    assert (await desk.ask(NAME)).answer[0].ttl == 1
-    assert desk.names.asked == [NAME]
-    assert isinstance(desk.answerer.begin(dns.message.make_query(NAME, "A").to_wire(), udp=True), bytes)
-    await trio.sleep_until(start + 30)
-    assert (await desk.ask(NAME)).answer[0].ttl == 30
-    assert desk.names.asked == [NAME, NAME]
-    assert len(desk.told) == 5
-
-
-async def test_r3_a_ready_answer_is_none_for_another_class():
-    desk = make_desk(LISTED, KNOWN)
-    await desk.ask(NAME)
-    assert (await desk.put(dns.message.make_query(NAME, "A", "CH"))).rcode() == dns.rcode.REFUSED
+# -- the policy as it is at that moment
 
 
 async def test_l1_a_policy_holds_from_the_next_query_on():
@@ -176,38 +152,6 @@ async def test_l1_a_policy_changed_during_a_lookup_judges_its_outcome(new, expec
     desk.names.after = change
     answer = await desk.ask(NAME)
     assert (texts(answer), why(answer)) == ([], expected)
-
-
-async def test_l1_what_was_looked_up_under_an_old_policy_is_not_ready_under_the_new():
-    desk = make_desk(LISTED, KNOWN)
-
-    def change():
-        desk.policy = Policy.parse({"allow": ["other.example"]})
-
-    desk.names.after = change
-    await desk.ask(NAME)
-    assert why(await desk.ask(NAME)) == (15, "domain-not-allowed")
-
-
-async def test_r11_denials_are_not_kept():
-    desk = make_desk(LISTED, {NAME: None})
-    for _ in range(2):
-        await desk.ask(NAME)
-        await desk.ask("evil.example")
-    assert desk.names.asked == [NAME, NAME]
-    assert not desk.answerer._ready
-
-
-async def test_r11_ready_answers_are_bounded():
-    names = [f"n{n}.wild.example.org" for n in range(READY + 50)]
-    desk = make_desk(LISTED, {name: [PUBLIC] for name in names}, dns_rate=10**6, dns_lookup_rate=10**6)
-    for name in names:
-        await desk.ask(name)
-    assert len(desk.answerer._ready) == READY
-    desk.names.asked.clear()
-    await desk.ask(names[-1])
-    await desk.ask(names[0])
-    assert desk.names.asked == [names[0]]
 
 
 # -- never held up, never flooded

@@ -3,15 +3,12 @@
 Theory of operation. ``begin`` never waits: what can't be read, what the policy denies and what was answered a moment ago it
 answers itself, so that a program's stuck look-ups never hold up its other names. Only what somebody must be asked for becomes a
 ``Lookup``, which ``finish`` carries out; when the outcome is there the policy is asked once more, for it may have changed.
-
-Denials are never kept: each is computed from the policy in force. Kept answers belong to one policy, and go when it goes.
 """
 
 from __future__ import annotations
 
 __all__ = ["DnsAnswerer", "Lookup", "Resolve"]
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
@@ -36,7 +33,6 @@ from sbxproxy.dns.decide import (
 from sbxproxy.dns.forward import Forward
 from sbxproxy.dns.host import has_ipv6
 from sbxproxy.dns.message import (
-    CLASS_IN,
     Answer,
     Ede,
     Query,
@@ -50,6 +46,7 @@ from sbxproxy.dns.message import (
     type_name,
 )
 from sbxproxy.dns.rate import Bucket
+from sbxproxy.dns.ready import Outcome, Ready
 from sbxproxy.dns.svcb import HTTPS, SVCB, fit_svcb
 from sbxproxy.errors import UpstreamNoAddressError, UpstreamResolveError
 from sbxproxy.events import DnsAnswered, Event, Problem, kinds
@@ -58,9 +55,6 @@ from sbxproxy.policy.decision import Deny, Reason
 from sbxproxy.policy.model import Policy
 from sbxproxy.policy.reach import Boundary, Reach
 from sbxproxy.settings import Limits
-
-READY = 1024
-"""Answers that a sandbox keeps ready: more names than a program uses in half a minute."""
 
 TELL_EVERY = 10.0
 """Seconds between two reports of lost queries, so that a flood of queries is no flood of events."""
@@ -87,23 +81,6 @@ class Lookup:
     udp: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """An answer, and what observers are told of it."""
-
-    answer: Answer
-    decision: str
-    reason: str
-    rule: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    outcome: _Outcome
-    made: float
-    expires: float
-
-
 class DnsAnswerer:
     """Answers the queries of one sandbox. It opens nothing, runs nothing in the background and needs no closing."""
 
@@ -120,7 +97,6 @@ class DnsAnswerer:
         "_policy",
         "_queries",
         "_ready",
-        "_ready_for",
         "_resolver",
         "_sandbox",
         "_tell_at",
@@ -160,8 +136,7 @@ class DnsAnswerer:
         self._ipv6 = has_ipv6() if ipv6 is None else ipv6
         self._lookups = trio.Semaphore(limits.dns_lookups)
         self._pending = 0
-        self._ready: OrderedDict[tuple[bytes, int], _Kept] = OrderedDict()
-        self._ready_for: Policy | None = None
+        self._ready = Ready()
         self._queries = Bucket(limits.dns_rate)
         self._asking = Bucket(limits.dns_lookup_rate)
         self._lost = 0
@@ -212,15 +187,12 @@ class DnsAnswerer:
             return None
         if isinstance(query, Unreadable):
             return self._unreadable(query)
-        policy = self._use(self._policy())
-        key = query.name, query.rdtype
-        kept = self._ready.get(key)
-        # Class and odd types are looked at before anything is kept, and all kept answers are of class IN.
-        if kept is not None and now < kept.expires and query.rdclass == CLASS_IN:
-            self._ready.move_to_end(key)
+        policy = self._policy()
+        kept = self._ready.find(policy, query, now)
+        if kept is not None:
             return self._tell(query, kept.outcome, udp=udp, age=int(now - kept.made))
         verdict = self._verdict(policy, query)
-        if isinstance(verdict, _Outcome):
+        if isinstance(verdict, Outcome):
             return self._tell(query, verdict, udp=udp)
         if self._pending >= self._limits.dns_pending or not self._asking.take(now):
             return self._too_much(data, now, udp=udp)
@@ -245,14 +217,7 @@ class DnsAnswerer:
 
     # -- what is answered at once
 
-    def _use(self, policy: Policy) -> Policy:
-        """Forget what was answered under another policy."""
-        if policy is not self._ready_for:
-            self._ready.clear()
-            self._ready_for = policy
-        return policy
-
-    def _verdict(self, policy: Policy, query: Query) -> _Outcome | Allow:
+    def _verdict(self, policy: Policy, query: Query) -> Outcome | Allow:
         """Return the outcome if it needs nobody else, or that the name may be looked up."""
         verdict = decide(policy, query)
         match verdict:
@@ -271,7 +236,7 @@ class DnsAnswerer:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _private_reverse(self, policy: Policy, query: Query) -> _Outcome | None:
+    def _private_reverse(self, policy: Policy, query: Query) -> Outcome | None:
         """Refuse to tell the name of an address that may not be reached: the host's name servers know the host's networks."""
         if query.rdtype != PTR or (address := reverse_address(query.name)) is None:
             return None
@@ -279,7 +244,7 @@ class DnsAnswerer:
         if not isinstance(denied, Deny):
             return None
         reason = str(denied.reason)
-        return _Outcome(Answer(rcode=Rcode.NXDOMAIN, ede=(Ede.BLOCKED, reason)), "deny", reason)
+        return Outcome(Answer(rcode=Rcode.NXDOMAIN, ede=(Ede.BLOCKED, reason)), "deny", reason)
 
     def _unreadable(self, message: Unreadable) -> bytes:
         self._emit(
@@ -308,7 +273,7 @@ class DnsAnswerer:
             return None
         return render(query, _failure(str(Reason.LIMIT), Ede.OTHER).answer, udp=udp)
 
-    def _tell(self, query: Query, outcome: _Outcome, *, udp: bool, age: int = 0) -> bytes:
+    def _tell(self, query: Query, outcome: Outcome, *, udp: bool, age: int = 0) -> bytes:
         answer = outcome.answer
         self._emit(
             DnsAnswered(
@@ -327,7 +292,7 @@ class DnsAnswerer:
 
     # -- what somebody is asked for
 
-    async def _ask(self, query: Query) -> tuple[_Outcome, float]:
+    async def _ask(self, query: Query) -> tuple[Outcome, float]:
         """Ask the resolver or the name servers, and judge the question again, and what came."""
         try:
             if asks_for_address(query.rdtype):
@@ -341,9 +306,9 @@ class DnsAnswerer:
                 addresses = None
         except UpstreamResolveError as error:
             return _failure(error.reason), trio.current_time()
-        policy = self._use(self._policy())
+        policy = self._policy()
         verdict = self._verdict(policy, query)
-        if isinstance(verdict, _Outcome):
+        if isinstance(verdict, Outcome):
             return verdict, made
         if answer is not None:
             answer = self._fit(policy, query, answer)
@@ -352,11 +317,11 @@ class DnsAnswerer:
         else:
             answer, denied = address_answer(policy, self._boundary, addresses, query.rdtype, ipv6=self._ipv6)
             if denied is not None:
-                return _Outcome(answer, "deny", denied, verdict.rule), made
+                return Outcome(answer, "deny", denied, verdict.rule), made
         if answer.rcode is Rcode.NXDOMAIN:
             answer = Answer(rcode=no_such_name(policy, query.hostname), records=answer.records)
         outcome = _allowed(verdict, answer)
-        self._keep(query, outcome, made)
+        self._ready.keep(policy, query, outcome, made)
         return outcome, made
 
     async def _addresses(self, name: Hostname) -> tuple[IPAddress, ...] | None:
@@ -392,19 +357,9 @@ class DnsAnswerer:
                 records.append(Record(record.owner, record.rdtype, record.ttl, fitted))
         return Answer(rcode=answer.rcode, records=tuple(records))
 
-    def _keep(self, query: Query, outcome: _Outcome, made: float) -> None:
-        records = outcome.answer.records
-        if outcome.answer.rcode is not Rcode.NOERROR or not records:
-            return
-        expires = made + min(record.ttl for record in records)
-        self._ready[query.name, query.rdtype] = _Kept(outcome, made, expires)
-        self._ready.move_to_end((query.name, query.rdtype))
-        if len(self._ready) > READY:
-            self._ready.popitem(last=False)
 
-
-def _refusal(refused: Refuse) -> _Outcome:
-    return _Outcome(refused.answer, "deny", refused.reason)
+def _refusal(refused: Refuse) -> Outcome:
+    return Outcome(refused.answer, "deny", refused.reason)
 
 
 def _remedy(query: Query, reason: str) -> str | None:
@@ -413,9 +368,9 @@ def _remedy(query: Query, reason: str) -> str | None:
     return f'"allow": ["{query.hostname}"]'
 
 
-def _allowed(verdict: Allow, answer: Answer) -> _Outcome:
-    return _Outcome(answer, "allow", verdict.reason, verdict.rule)
+def _allowed(verdict: Allow, answer: Answer) -> Outcome:
+    return Outcome(answer, "allow", verdict.reason, verdict.rule)
 
 
-def _failure(reason: str, ede: Ede = Ede.NO_REACHABLE_AUTHORITY) -> _Outcome:
-    return _Outcome(Answer(rcode=Rcode.SERVFAIL, ede=(ede, reason)), "error", reason)
+def _failure(reason: str, ede: Ede = Ede.NO_REACHABLE_AUTHORITY) -> Outcome:
+    return Outcome(Answer(rcode=Rcode.SERVFAIL, ede=(ede, reason)), "error", reason)
