@@ -24,6 +24,7 @@ from sbxproxy.events import (
     as_dict,
     as_json,
     from_dict,
+    telling,
 )
 
 HANG = 20.0
@@ -215,6 +216,22 @@ def test_the_end_of_the_process_writes_what_waits():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert len(done.stdout.splitlines()) == 500
+
+
+def test_l9_an_observer_that_raises_keeps_nothing_from_the_others():
+    told = []
+
+    def fail(_event):
+        raise RuntimeError
+
+    def stop(_event):
+        raise KeyboardInterrupt
+
+    tell = telling([told.append, fail, told.append])
+    tell(problem("one"))
+    assert [event.detail for event in told] == ["one", "one"]
+    with pytest.raises(KeyboardInterrupt):  # which is meant for the program
+        telling([stop])(problem("two"))
 
 
 def test_kinds_tell_types_and_never_texts():

@@ -20,13 +20,14 @@ __all__ = [
     "as_json",
     "from_dict",
     "kinds",
+    "telling",
 ]
 
 import atexit
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -202,7 +203,22 @@ class DnsAnswered(_Stamped):
 Event = FlowOpened | FlowClosed | RequestDone | PolicyChanged | Problem | DnsAnswered
 
 Observer = Callable[[Event], None]
-"""Called synchronously, on the event loop; it can't delay, change or end a flow, and what it raises is swallowed and counted."""
+"""Called synchronously, on the event loop; it can't delay, change or end a flow, and what it raises is swallowed."""
+
+
+def telling(observers: Iterable[Observer]) -> Observer:
+    """Return what tells all of *observers*, those behind one that raises too."""
+    told = tuple(observers)
+
+    def tell(event: Event) -> None:
+        for observer in told:
+            try:  # noqa: SIM105 - suppress() would cost more than an observer does
+                observer(event)
+            except Exception:  # noqa: BLE001, S110 - an observer can't end or change a flow; its loss is its own
+                pass
+
+    return tell
+
 
 _KINDS = {
     FlowOpened: "flow-opened",

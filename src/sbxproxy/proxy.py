@@ -18,7 +18,7 @@ from trio.abc import Stream
 from sbxproxy.address import IPAddress, PrefixTable
 from sbxproxy.connection.context import Context, Dialer
 from sbxproxy.errors import ConfigurationError
-from sbxproxy.events import Observer
+from sbxproxy.events import Observer, telling
 from sbxproxy.http.pool import Pool
 from sbxproxy.loading import Loading
 from sbxproxy.net.descriptors import fd_budget
@@ -211,7 +211,7 @@ class Proxy:
             transforms=Transforms(self.pipeline.transforms, held),
             pool=Pool(limits),
             handshakes=Slots(limits.handshakes_per_sandbox, limit="handshakes_per_sandbox", within=self._handshakes),
-            emit=lambda _event: None,
+            emit=telling((*self._observers, *observers)),
             engine=self._engine if self.settings.engine else None,
             known=self._resolver.known if isinstance(self._resolver, SystemResolver) else lambda _name: None,
             dials_tcp=self._dialer == self._dial,
@@ -219,7 +219,6 @@ class Proxy:
         sandbox = Sandbox(
             identity,
             context=context,
-            observers=(*self._observers, *observers),
             plugins=self.pipeline.transforms,
             register=self._register,
             forwarder=self._dns_forwarder,

@@ -21,7 +21,7 @@ from sbxproxy.address import IPAddress, IPNetwork, PrefixTable, parse_address
 from sbxproxy.capture.captured import Captured
 from sbxproxy.connection.context import Context
 from sbxproxy.errors import ConfigurationError
-from sbxproxy.events import Event, Observer, PolicyChanged
+from sbxproxy.events import PolicyChanged
 from sbxproxy.flow import Flow, all_finished
 from sbxproxy.fronts.ask import Ask, ListenerAuth, StreamAsk
 from sbxproxy.hostname import Hostname, canonical_hostname
@@ -49,7 +49,6 @@ class Sandbox:
         identity: Identity,
         *,
         context: Context,
-        observers: Sequence[Observer],
         plugins: Mapping[str, Any],
         register: Callable[[Sequence[tuple[IPAddress, int]]], Callable[[], None]],
         slots: Slots,
@@ -63,7 +62,6 @@ class Sandbox:
         self._context = context
         self._authority = identity.authority
         self._trust = identity.trust
-        self._observers = tuple(observers)
         self._plugins = plugins
         self._register = register
         self._doors = Doors(context, slots, is_running, ready)
@@ -71,7 +69,6 @@ class Sandbox:
         self._on_close = closed
         self._dns: DnsAnswerer | None = None
         self._closed = False
-        context.emit = self._emit
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._context.flows)} flows"
@@ -211,7 +208,7 @@ class Sandbox:
                 policy=lambda: context.policy,
                 boundary=context.boundary,
                 resolver=context.resolver,
-                emit=self._emit,
+                emit=context.emit,
                 forwarder=self._forwarder(),
                 limits=context.limits,
             )
@@ -379,13 +376,6 @@ class Sandbox:
     def _require_open(self) -> None:
         if self._closed:
             raise RuntimeError(f"sandbox {self.name!r} is closed")
-
-    def _emit(self, event: Event) -> None:
-        for observer in self._observers:
-            try:  # noqa: SIM105 - suppress() would cost more than an observer does
-                observer(event)
-            except Exception:  # noqa: BLE001, S110 - an observer can't end or change a flow; its loss is its own
-                pass
 
 
 def _host(host: str) -> Hostname | IPAddress:

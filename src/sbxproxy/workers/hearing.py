@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from sbxproxy.errors import SecretError
-from sbxproxy.events import Event, Observer, Problem, from_dict
+from sbxproxy.events import Event, Observer, Problem, from_dict, telling
 from sbxproxy.workers.member import Member
 from sbxproxy.workers.shared import SharedSandbox
 
@@ -19,7 +19,7 @@ from sbxproxy.workers.shared import SharedSandbox
 class Hearing:
     """Takes the messages of all workers that are no answers."""
 
-    __slots__ = ("_nursery", "_observers", "_sandboxes")
+    __slots__ = ("_emit", "_nursery", "_sandboxes")
 
     def __init__(
         self, sandboxes: Mapping[str, SharedSandbox], observers: Sequence[Observer], nursery: Callable[[], trio.Nursery]
@@ -32,7 +32,7 @@ class Hearing:
             nursery: returns the one in which sources of secrets are asked.
         """
         self._sandboxes = sandboxes
-        self._observers = tuple(observers)
+        self._emit = telling(observers)
         self._nursery = nursery
 
     def take(self, member: Member, message: dict[str, Any]) -> None:
@@ -82,13 +82,6 @@ class Hearing:
         except SecretError as error:
             answer["error"] = str(error)
         member.post(answer)
-
-    def _emit(self, event: Event) -> None:
-        for observer in self._observers:
-            try:  # noqa: SIM105 - as in Sandbox
-                observer(event)
-            except Exception:  # noqa: BLE001, S110 - its loss is its own
-                pass
 
 
 def _event(values: Any) -> Event | None:

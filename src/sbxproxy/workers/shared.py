@@ -17,7 +17,7 @@ from urllib.parse import quote
 import trio
 
 from sbxproxy.errors import ConfigurationError, PolicyError, PolicyProblem
-from sbxproxy.events import Event, FlowClosed, FlowOpened, Observer, PolicyChanged
+from sbxproxy.events import Event, FlowClosed, FlowOpened, Observer, PolicyChanged, telling
 from sbxproxy.fronts.ask import ListenerAuth
 from sbxproxy.policy.model import Policy
 from sbxproxy.sandbox.identity import Identity
@@ -88,7 +88,8 @@ class SharedSandbox:
         self._plugins = plugins
         self._auth = auth
         self._trusted = tuple(trusted)
-        self._observers = tuple(observers)
+        self._is_observed = bool(observers)
+        self._pass_on = telling(observers)
         self._tell = tell
         self._forget = forget
         self._flows: set[int] = set()
@@ -236,7 +237,7 @@ class SharedSandbox:
             "certificate": base64.b64encode(self._founding.certificate).decode(),
             "auth": None if self._auth is None else [self._auth.user, self._auth.password],
             "trusted": self._trusted,
-            "events": bool(self._observers),
+            "events": self._is_observed,
         }
         return message, [place.descriptor(slot) for place in self._places]
 
@@ -259,11 +260,7 @@ class SharedSandbox:
                 self._flows.discard(flow)
             case _:
                 pass
-        for observer in self._observers:
-            try:  # noqa: SIM105 - as in Sandbox
-                observer(event)
-            except Exception:  # noqa: BLE001, S110 - its loss is its own
-                pass
+        self._pass_on(event)
 
     def lose(self, number: int) -> int:
         """Forget the flows of worker *number*, which has ended; returns how many there were."""
