@@ -52,5 +52,5 @@ def face(package: str, homes: Mapping[str, str]) -> None:
         homes: by module of the package, the names that come from it, with spaces between them.
     """
     module = sys.modules[package]
-    module._homes = {name: home for home, names in homes.items() for name in names.split()}  # type: ignore[attr-defined] # noqa: SLF001
+    vars(module)["_homes"] = {name: home for home, names in homes.items() for name in names.split()}
     module.__class__ = _Face

@@ -16,7 +16,6 @@ __all__ = [
     "read_policy_text",
 ]
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -114,12 +113,12 @@ class Reading:
     state: FileState | None
 
 
-def file_state(path: os.PathLike[str] | None) -> FileState | None:
+def file_state(path: Path | None) -> FileState | None:
     """Return what changes whenever a file is written anew; ``None`` without a file."""
     if path is None:
         return None
     with suppress(OSError):
-        status = os.stat(path)  # noqa: PTH116
+        status = path.stat()
         return status.st_ino, status.st_size, status.st_mtime_ns
     return None
 
@@ -289,7 +288,7 @@ def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
         return PolicySource(None, document=given["policy"])
     if "policy" in used:
         return PolicySource(None, text=sys.stdin.read()) if given["policy"] == "-" else PolicySource(Path(given["policy"]))
-    allow: dict[str, list[object]] = {}
+    allow: dict[str, list[dict[str, list[object]]]] = {}
     for host in given["allow"] if "allow" in used else ():
         allow.setdefault(host, [])
     for text in given["inject"] if "inject" in used else ():
@@ -297,7 +296,7 @@ def _policy(ctx: click.Context, given: dict[str, Any]) -> PolicySource:
         allow.setdefault(host, []).append({"transform": [{"headers": {header: value}}]})
     for host, rules in allow.items():
         if len(rules) > 1:  # one rule that sets all: the first rule that fits would win otherwise
-            allow[host] = [{"transform": [step for rule in rules for step in rule["transform"]]}]  # type: ignore[index]
+            allow[host] = [{"transform": [step for rule in rules for step in rule["transform"]]}]
     document: dict[str, object] = {"allow": allow}
     subnets = {key: list(given[name]) for key, name in (("allow", "allow_cidr"), ("deny", "deny_cidr")) if name in used}
     if subnets:

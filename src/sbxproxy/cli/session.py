@@ -162,7 +162,7 @@ def _open_events(where: str | None) -> IO[str] | None:
     if where == "-":
         return sys.stdout
     try:
-        return open(where, "a", encoding="utf-8")  # noqa: PTH123
+        return Path(where).open("a", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"--events: can't write {where}: {error.strerror}") from None
 

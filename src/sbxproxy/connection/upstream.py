@@ -38,7 +38,7 @@ class _Dialled(AbstractAsyncContextManager[PeekedStream]):
 
     _stream: PeekedStream
 
-    def __init__(self, upstream: Upstream, flow: Flow, dial: Dial, ask_for_tls: bool) -> None:  # noqa: FBT001 - private
+    def __init__(self, upstream: Upstream, flow: Flow, dial: Dial, *, ask_for_tls: bool) -> None:
         self._upstream = upstream
         self._flow = flow
         self._dial = dial
@@ -85,7 +85,7 @@ class Upstream:
             UpstreamError: it can't be connected to, or is not what it must be.
             ClientProtocolError: the policy has changed meanwhile.
         """
-        return _Dialled(self, self._flow, dial, ask_for_tls)
+        return _Dialled(self, self._flow, dial, ask_for_tls=ask_for_tls)
 
     async def connect(self, dial: Dial, *, ask_for_tls: bool) -> PeekedStream:
         """Do as ``dialled`` does, and leave it to the caller to close what is returned."""

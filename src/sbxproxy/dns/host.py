@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["HostNameservers", "has_ipv6", "read_resolv_conf"]
 
-import os
 import socket
 import time
 from ipaddress import IPv4Address
@@ -60,7 +59,7 @@ class HostNameservers:
 
     def _look(self) -> None:
         try:
-            status = os.stat(self._path)  # noqa: PTH116 - a small local file, on the event loop
+            status = self._path.stat()  # a small local file, on the event loop
             seen: object = (status.st_mtime_ns, status.st_ino, status.st_size)
             if seen == self._seen:
                 return

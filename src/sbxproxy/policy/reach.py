@@ -19,7 +19,7 @@ from sbxproxy.policy.reading import Mode
 _PUBLIC = AddressClass.PUBLIC
 
 
-def _no_listener(address: IPAddress, port: int) -> bool:  # noqa: ARG001
+def _no_listener(_address: IPAddress, _port: int) -> bool:
     return False
 
 
@@ -27,7 +27,7 @@ def _no_epoch() -> int:
     return 0
 
 
-def _no_host_address(address: IPAddress) -> bool:  # noqa: ARG001
+def _no_host_address(_address: IPAddress) -> bool:
     return False
 
 

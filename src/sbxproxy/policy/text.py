@@ -45,7 +45,11 @@ def load(text: str | bytes) -> object:
             return made
         twice = _Twice(made)
         seen: set[str] = set()
-        twice.key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        for key, _ in pairs:
+            if key in seen:
+                twice.key = key
+                break
+            seen.add(key)
         found.append(twice)
         return twice
 

@@ -172,8 +172,8 @@ def check_observer(observer: Observer, *, events: Sequence[Event] = ()) -> None:
         AssertionError: it breaks a rule.
     """
     observe: object = observer
-    call = getattr(observe, "__call__", None)  # noqa: B004 - an instance's method may be async where the instance isn't
-    if not callable(observe) or inspect.iscoroutinefunction(observe) or inspect.iscoroutinefunction(call):
+    # An instance's method may be async where the instance isn't.
+    if not callable(observe) or inspect.iscoroutinefunction(observe) or inspect.iscoroutinefunction(observe.__call__):
         raise TypeError("an observer must be a plain function: (event) -> None")
     for event in (*_sample_events(), *events) * 2:
         try:
