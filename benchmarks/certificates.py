@@ -87,8 +87,8 @@ def _authority(name: str, key: _Key) -> tuple[x509.Certificate, _Key]:
         key_agreement=False,
         key_cert_sign=True,
         crl_sign=True,
-        encipher_only=None,  # type: ignore[arg-type]
-        decipher_only=None,  # type: ignore[arg-type]
+        encipher_only=False,
+        decipher_only=False,
     )
     builder = _builder(name, name, key).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     builder = builder.add_extension(usage, critical=True)

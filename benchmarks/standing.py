@@ -30,7 +30,7 @@ def start_embedded(stack: ExitStack, rig: Rig, *, slot: str = "nothing", **limit
     rules = rig.directory / f"embedded-{slot}.json"
     content = policy()
     if slot == "transform":
-        content["allow"][PIPELINED] = [{"transform": [*INJECT[0]["transform"], {"plugin": "pass", "config": {}}]}]  # type: ignore[index]
+        content["allow"][PIPELINED] = [{"transform": [*INJECT[0]["transform"], {"plugin": "pass", "config": {}}]}]
     rules.write_text(json.dumps(content))
     embedding = Embedding(
         policy=str(rules),

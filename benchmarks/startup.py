@@ -116,13 +116,14 @@ def _to_its_first_line(argv: Sequence[str]) -> Callable[[Mapping[str, str]], Cal
         process = subprocess.Popen(
             argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        said = process.stdout
+        assert said is not None
+        line = said.readline()
 
         def end() -> None:
             process.terminate()
             process.wait(20)
-            process.stdout.close()  # type: ignore[union-attr]
+            said.close()
 
         if not line:
             end()

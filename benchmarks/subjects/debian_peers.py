@@ -98,8 +98,15 @@ workers 1
             os.chown(path, user.pw_uid, user.pw_gid)
     process = _run(stack, rig, "squid", [program, "-N", "-f", str(directory / "squid.conf")], port)
     denied = (f"{DENIED}:{rig.ports['hello']}", DENIED)
-    names: dict[str, By] = {"tunnels": By.NAME, "terminated": By.NAME}
-    return Running(port=port, process=process, mints=True, authority=certificates.proxy_ca, denied=denied, **names)  # type: ignore[arg-type]
+    return Running(
+        port=port,
+        process=process,
+        tunnels=By.NAME,
+        terminated=By.NAME,
+        mints=True,
+        authority=certificates.proxy_ca,
+        denied=denied,
+    )
 
 
 def _start_tinyproxy(stack: ExitStack, rig: Rig) -> Running:

@@ -26,7 +26,7 @@ SECRET = {VARIABLE: "injected"}
 """What is put into the header, and the variable that sbxproxy finds it in, at each request."""
 
 
-def policy() -> dict[str, object]:
+def policy() -> dict[str, dict[str, object]]:
     """Return what is allowed: tunnels, hosts whose requests get a header, and a thousand others."""
     others: dict[str, object] = {f"other{index}.example": [] for index in range(_OTHERS)}
     return {"allow": {**others, "*.tunnel.example": [], PIPELINED: INJECT, "*.api.example": INJECT}}
