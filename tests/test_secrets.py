@@ -36,9 +36,7 @@ def told(error: BaseException) -> str:
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     # The test's own frame knows the value; frames of the package must not.
     lines = [str(error), repr(error)]
-    for frame in report.stack:
-        if "sbxproxy" in frame.filename and frame.locals:
-            lines.append(repr(frame.locals))
+    lines += [repr(frame.locals) for frame in report.stack if "sbxproxy" in frame.filename and frame.locals]
     while error.__context__ is not None:
         error = error.__context__
         lines += [str(error), repr(getattr(error, "args", ""))]

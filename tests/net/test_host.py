@@ -41,7 +41,7 @@ def test_d4_every_address_of_every_interface_is_own():
 
 @pytest.mark.parametrize(
     "text",
-    ["127.0.0.1", "127.200.3.4", "0.0.0.0", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"],
+    ["127.0.0.1", "127.200.3.4", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"],
 )
 def test_d3_d4_loopback_and_unspecified_are_own_in_every_form(text):
     assert is_host_address(ip_address(text))

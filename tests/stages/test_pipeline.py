@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_what_fits_is_kept_in_order() -> None:
         sniffers=[look],
         policies=[first, second],
         terminator=first,
-        transforms={"a": Transform, "b": lambda: Transform()},
+        transforms={"a": Transform, "b": partial(Transform)},
         handlers={"x": second},
         observers=[look],
     )

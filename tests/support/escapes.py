@@ -162,8 +162,12 @@ ATTEMPTS |= {
     "tcp_metadata": tcp("169.254.169.254", 80),
     "tcp_dns": tcp("8.8.8.8", 53),
     "tcp_dns_loopback": tcp("127.0.0.53", 53),
-    "tcp_host_loopback": lambda: tcp("127.0.0.1", int(os.environ["HOST_PORT"]))(),
 }
+
+
+@attempt
+def tcp_host_loopback():
+    return tcp("127.0.0.1", int(os.environ["HOST_PORT"]))()
 
 
 @attempt

@@ -241,7 +241,7 @@ async def test_the_end_without_close_notify_is_told_apart(leaf, tls, strict):
 
 
 async def test_a_record_cut_in_half_is_a_truncated_end(leaf):
-    client, server = await tls_pair(leaf.context(), wrap=lambda stream: Recorder(stream))
+    client, server = await tls_pair(leaf.context(), wrap=Recorder)
     await server.send_all(b"x" * 5000)
     client.transport.chop = 2000
     with trio.move_on_after(0):
@@ -264,7 +264,7 @@ async def test_after_the_peers_close_notify_sending_goes_on(leaf, tls):
 
 async def test_a_damaged_record_breaks_the_stream(leaf, tls):
     """What came before it is still delivered; the peer is told by an alert; nothing after it is believed."""
-    client, server = await tls_pair(leaf.context(tls=tls), wrap=lambda stream: Recorder(stream))
+    client, server = await tls_pair(leaf.context(tls=tls), wrap=Recorder)
     await server.send_all(b"good " * 4000)
     await server.send_all(b"bad")
     client.transport.damage = True
@@ -377,7 +377,7 @@ async def test_an_answer_that_meets_a_stuck_sender_is_left_to_it(leaf):
 
 async def test_a_slow_reader_holds_little_of_ours(leaf, tls):
     """However much is sent at once, only a slice of it is encrypted ahead of the transport."""
-    client, server = await tls_pair(leaf.context(tls=tls), pair=lockstep_pair, wrap=lambda stream: Recorder(stream))
+    client, server = await tls_pair(leaf.context(tls=tls), pair=lockstep_pair, wrap=Recorder)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.send_all, bytearray(4_000_000))
         await trio.testing.wait_all_tasks_blocked()
