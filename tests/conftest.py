@@ -10,9 +10,14 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sbxproxy.settings import Settings
 from support.programs import FOR_ROOT, takes_root
+
+# How long an example takes is the machine's: its first one may import what the others need, or meet a moment without a processor.
+settings.register_profile("sbxproxy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sbxproxy")
 
 if os.environ.get("SBXPROXY_ENGINE") == "0":
     Settings.__init__.__kwdefaults__["engine"] = False
