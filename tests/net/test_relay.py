@@ -20,6 +20,7 @@ from sbxproxy.net.sockets import abort
 from support.tcp import (
     Counts,
     Opaque,
+    fill_up,
     open_descriptors,
     receive_all,
     receive_exactly,
@@ -121,11 +122,11 @@ async def test_x4_a_reset_ends_it_at_once_and_names_the_side(stories, wrap, side
     await story.upstream.send_all(b"pong")
     await receive_exactly(story.client, 4)
     reset(getattr(story, side))
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await story.done.wait()
     assert (story.ended, story.count) == (f"{side}-reset", Counts(4, 4))
     await abort(story.far if side == "client" else story.near)
-    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+    with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
         await (story.upstream if side == "client" else story.client).receive_some()
     assert not caplog.records
 
@@ -137,7 +138,7 @@ async def test_x4_a_sink_that_is_gone_is_blamed_and_not_the_source(stories, wrap
     await story.upstream.send_eof()
     assert await story.client.receive_some() == b""
     reset(story.upstream)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while not story.done.is_set():
             await story.client.send_all(b"x")
             await trio.sleep(0.001)
@@ -164,10 +165,9 @@ async def test_a_socket_closed_beforehand_ends_it_too(stories):
 
 async def test_a_socket_closed_while_the_relay_waits_to_send_ends_it(stories):
     story = stories(pair=lambda: tcp_pair(buffers=16 * 1024))
-    with trio.move_on_after(0.2):
-        await story.client.send_all(bytes(10_000_000))
+    await fill_up(story.client)
     await story.far.aclose()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await story.done.wait()
     assert story.ended == "closed"
 
@@ -247,16 +247,6 @@ async def test_fifty_megabytes_each_way_arrive_unchanged(stories, pair):
     assert pipes.pipe_pool().made == 0, "pipes outlived their users"
 
 
-async def push_until_stuck(stream: trio.SocketStream) -> int:
-    """Send until the other side has taken nothing for a while; say how much it took."""
-    accepted = 0
-    while True:
-        with trio.move_on_after(0.3) as scope:
-            accepted += await stream.socket.send(bytes(64 * 1024))
-        if scope.cancelled_caught:
-            return accepted
-
-
 @pytest.mark.parametrize("wrap", [lambda s: s, Opaque], ids=["sockets", "any"])
 @pytest.mark.parametrize("read_before", [0, 3_000_000], ids=["copied", "spliced"])
 async def test_x5_a_side_that_never_reads_stops_the_other(stories, wrap, read_before):
@@ -266,7 +256,7 @@ async def test_x5_a_side_that_never_reads_stops_the_other(stories, wrap, read_be
         async with trio.open_nursery() as nursery:
             nursery.start_soon(story.client.send_all, bytes(read_before))
             await receive_exactly(story.upstream, read_before)
-    accepted = await push_until_stuck(story.client)
+    accepted = await fill_up(story.client)
     assert accepted < 2 * 1024 * 1024
     # The other direction is not held up by it.
     await story.upstream.send_all(b"hello")
@@ -338,7 +328,7 @@ async def test_x9_a_pipe_with_bytes_in_it_is_never_used_again(stories, monkeypat
         nursery.start_soon(story.client.send_all, bytes(1_000_000))
         await receive_exactly(story.upstream, 1_000_000)
     pipes.pipe_pool().join()
-    await push_until_stuck(story.client)
+    await fill_up(story.client)
     reset(story.client)
     await story.far.aclose()
     await story.done.wait()
@@ -636,7 +626,7 @@ async def test_a_splice_that_fails_in_sending_blames_the_sink(stories, monkeypat
     story = stories()
     monkeypatch.setattr(os, "splice", splice)
     await story.client.send_all(b"x")
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await story.done.wait()
     assert story.ended == "upstream-reset"
 
@@ -647,7 +637,7 @@ async def test_x4_a_reset_while_splicing_names_the_source(stories):
         nursery.start_soon(story.client.send_all, bytes(1_000_000))
         await receive_exactly(story.upstream, 1_000_000)
     reset(story.client)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await story.done.wait()
     assert story.ended == "client-reset"
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
+import trio.testing
 
 
 @dataclass
@@ -78,6 +79,25 @@ def black_hole(host: str, port: int):
         listener.listen(0)
         with socket.create_connection((host, port)):
             yield
+
+
+async def fill_up(stream: trio.SocketStream, cushion: float = 0.25) -> int:
+    """Send until nothing is taken any more; returns how much was.
+
+    That is so when no task has anything to do: a send may also take long because this process had no processor.
+    """
+    accepted = 0
+
+    async def send() -> None:
+        nonlocal accepted
+        while True:
+            accepted += await stream.socket.send(bytes(64 * 1024))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked(cushion)
+        nursery.cancel_scope.cancel()
+    return accepted
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size: int, max_bytes: int | None = None) -> bytes:
