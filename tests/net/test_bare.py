@@ -49,8 +49,10 @@ async def test_it_behaves_as_trio_demands_of_half_closeable_streams():
     async def make_clogged():
         near, far = pair(buffers=16 * 1024)
         for end in (near, far):
-            with trio.move_on_after(0.1):
-                await end.send_all(bytes(10_000_000))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end.send_all, bytes(10_000_000))
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                nursery.cancel_scope.cancel()
         return near, far
 
     await trio.testing.check_half_closeable_stream(make, make_clogged)

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream, peekable
 from support.peeking import CHUNKS, STEPS, check_order
-from support.tcp import receive_all, receive_exactly, reset, tcp_pair
+from support.tcp import fill_up, receive_all, receive_exactly, reset, tcp_pair
 
 
 async def test_bytes_peeked_at_are_received_again():
@@ -238,8 +238,7 @@ async def test_it_behaves_as_trio_demands_of_half_closeable_streams():
     async def make_clogged():
         near, far = tcp_pair(buffers=16 * 1024)
         for end in (near, far):
-            with trio.move_on_after(0.1):
-                await end.send_all(bytes(10_000_000))
+            await fill_up(end, 0.1)
         return peekable(near), peekable(far)
 
     await trio.testing.check_half_closeable_stream(make, make_clogged)

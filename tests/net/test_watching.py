@@ -12,7 +12,7 @@ import trio.testing
 
 from sbxproxy.net.engine import Engine
 from sbxproxy.net.waiting import CALLS, News
-from support.tcp import Counts, black_hole, open_descriptors
+from support.tcp import Counts, black_hole, open_descriptors, wait_for_news
 
 
 class Watched:
@@ -31,7 +31,7 @@ class Watched:
         return self
 
     async def news(self) -> News:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not self.told:
                 await trio.sleep(0.001)
         await trio.sleep(0.005)
@@ -113,6 +113,7 @@ async def test_an_end_that_comes_while_it_stands_in_line_is_told_with_the_bytes(
     for other in others:
         other.far.send(b"x")
     one.far.send(b"x")
+    wait_for_news(one.near, *(other.near for other in others))
     engine._turn(engine._epoll)
     assert [wait for wait in engine._calls if wait.sock is one.near]
     one.far.shutdown(socket.SHUT_WR)
@@ -131,7 +132,7 @@ async def test_a_connecting_that_fails_is_told(engine: Engine) -> None:
         sock.setblocking(False)
         sock.connect_ex(bound.getsockname())
         engine.watch(sock, told.append, room=True)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not told:
                 await trio.sleep(0.001)
     assert told == [News.OTHER]
@@ -209,7 +210,8 @@ async def test_what_is_ignored_while_it_stands_in_line_is_told_nothing(engine: E
     for index, one in enumerate(ones):
         engine.watch(one.near, lambda _news, index=index: hear(index))
         one.far.send(b"x")
-    await trio.sleep(0.03)
+    wait_for_news(*(one.near for one in ones))
+    await trio.testing.wait_all_tasks_blocked(0.03)
     assert len(told) == 1
     assert engine._waits == {}
     assert not engine._calls
@@ -274,7 +276,7 @@ async def test_news_of_a_socket_closed_in_line_are_that_it_is_closed(engine: Eng
     for index, one in enumerate(ones):
         engine.watch(one.near, lambda news, index=index: hear(index, news))
         one.far.send(b"x")
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while len(told) < len(ones):
             await trio.sleep(0.001)
     first, *others = told.values()
@@ -376,12 +378,12 @@ async def test_a_watched_socket_becomes_the_end_of_a_tunnel(engine: Engine, watc
     tunnel.tell = ended.append
     upstream.far.send(b"answer")
     upstream.far.shutdown(socket.SHUT_WR)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not ended:
             await trio.sleep(0.001)
     assert ended == ["eof"]
-    upstream.far.settimeout(5)
-    client.far.settimeout(5)
+    upstream.far.settimeout(30)
+    client.far.settimeout(30)
     assert upstream.far.recv(100) == first + b"more"
     assert client.far.recv(100) == b"answer"
     assert count == Counts(len(first) + 4, 6)
@@ -393,8 +395,8 @@ async def test_a_socket_that_was_not_watched_is_taken_as_if_it_had_been(engine: 
     tunnel = engine.take(client.near, upstream.near, idle=9, count=Counts(), watched=True)
     assert tunnel is not None
     client.far.send(b"x")
-    upstream.far.settimeout(5)
-    await trio.sleep(0.02)
+    upstream.far.settimeout(30)
+    await trio.testing.wait_all_tasks_blocked(0.02)
     assert upstream.far.recv(5) == b"x"
     engine.cut(tunnel)
     engine.cut(tunnel)
@@ -434,7 +436,8 @@ async def test_x11_many_who_wait_are_told_a_few_a_turn_and_in_order(engine: Engi
     for index, one in enumerate(ones):
         engine.watch(one.near, lambda _news, index=index: turns[-1].append(index))
         one.far.send(b"x")
-    with trio.fail_after(10):
+    wait_for_news(*(one.near for one in ones))
+    with trio.fail_after(30):
         while sum(map(len, turns)) < len(ones):
             await trio.sleep(0.001)
     assert sorted(index for told in turns for index in told) == list(range(len(ones)))
@@ -447,10 +450,11 @@ async def test_x11_a_flood_of_calls_does_not_hold_up_a_tunnel(engine: Engine, wa
     client, upstream = watched(), watched()
     tunnel = engine.take(client.near, upstream.near, idle=9, count=Counts())
     ones = [watched().watch() for _ in range(6 * CALLS)]
-    await trio.sleep(0.01)
+    await trio.testing.wait_all_tasks_blocked(0.01)
     for one in ones:
         one.far.send(b"x")
     client.far.send(b"key")
+    wait_for_news(client.near, *(one.near for one in ones))
     engine._turn(engine._epoll)
     told = sum(len(one.told) for one in ones)
     assert told == CALLS
@@ -469,6 +473,7 @@ async def test_x11_a_call_does_not_wait_for_busy_tunnels(engine: Engine, watched
     one = watched().watch()
     await trio.sleep(0)
     one.far.send(b"x")
+    wait_for_news(one.near)
     engine._turn(engine._epoll)
     assert one.told == [News.READY]
     for tunnel in tuple(engine._tunnels):

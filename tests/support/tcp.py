@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,6 +70,16 @@ def reset(stream: trio.SocketStream) -> None:
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def wait_for_news(*socks: socket.socket) -> None:
+    """Wait, outside of any event loop, until there is something to read from each."""
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, select.POLLIN)
+    deadline = time.monotonic() + 30
+    while len(poll.poll(1000)) < len(socks):
+        assert time.monotonic() < deadline
 
 
 @contextmanager
