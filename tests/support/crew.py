@@ -51,9 +51,10 @@ class Crew:
             host, _, port = where.rpartition(":")
             sock = trio.socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
             address = (host.strip("[]"), int(port))
-        self.streams.append(trio.SocketStream(sock))
+        stream = trio.SocketStream(sock)
+        self.streams.append(stream)
         await sock.connect(address)
-        return self.streams[-1]
+        return stream
 
     async def tunnel(self, target: str, endpoint: str = "") -> tuple[int, trio.SocketStream]:
         """Ask for *target*; the status, and the stream."""

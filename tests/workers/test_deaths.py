@@ -81,7 +81,7 @@ async def test_the_policy_and_the_authority_are_the_same_after_a_replacement(tmp
 async def test_a_worker_that_hangs_when_the_policy_changes_is_replaced_under_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "PATIENCE", 0.5)
+    monkeypatch.setattr(shared, "PATIENCE", 3)  # the other one has to answer within it
     async with open_echo(tmp_path=tmp_path) as (crew, target):
         streams = [(await crew.tunnel(target))[1] for _ in range(20)]
         flows = await crew.flows(20)
@@ -92,19 +92,19 @@ async def test_a_worker_that_hangs_when_the_policy_changes_is_replaced_under_the
         # Here it has happened already: the one that hung is gone, with all of its flows.
         assert not Path(f"/proc/{pid}").exists()
         assert set(changed.cut) == set(flows[other])
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             for stream in streams:
                 await until_end(stream)
         for _ in range(20):
             assert (await crew.tunnel(target))[0] == 403
         await crew.until_lost()
-        assert "was killed, since it did not answer in 0.5" in lost(crew)[0]
+        assert "was killed, since it did not answer in 3" in lost(crew)[0]
 
 
 async def test_a_worker_that_hangs_is_noticed_without_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that the kernel deals to it would wait for ever."""
     monkeypatch.setattr(member, "PULSE", 0.1)
-    monkeypatch.setattr(member, "PULSE_PATIENCE", 0.5)
+    monkeypatch.setattr(member, "PULSE_PATIENCE", 3)  # the others have to answer within it
     async with open_echo(tmp_path=tmp_path) as (crew, target):
         os.kill(crew.workers.processes[0], signal.SIGSTOP)
         for _ in range(20):
@@ -119,6 +119,7 @@ async def test_a_supervisor_that_was_stopped_does_not_take_its_workers_for_hangi
     """Ctrl-Z, a debugger, a virtual machine that is resumed: the answers are there, and not read yet."""
     monkeypatch.setattr(member, "PULSE", 0.01)
     monkeypatch.setattr(member, "PULSE_PATIENCE", 0.2)
+    monkeypatch.setattr(member, "LAST_CHANCE", 30)  # that there is one is what counts: the workers may be held up too
     async with open_echo(tmp_path=tmp_path) as (crew, _):
         for _ in range(4):
             await trio.sleep(0.05)
@@ -238,8 +239,8 @@ async def test_workers_that_can_not_start_again_are_tried_ever_more_seldom(
             broken.setattr(process, "_PROGRAM", "import sys; sys.exit(7)")
             os.kill(crew.workers.processes[0], signal.SIGKILL)
             await trio.sleep(2)
-            tried = len(lost(crew))
-            assert 3 <= tried <= 9
+            assert len(lost(crew)) <= 9
+            await crew.until(lambda: len(lost(crew)) >= 3)
             assert "ended with code 7" in lost(crew)[-1]
         with trio.fail_after(30):
             assert (await crew.tunnel(target))[0] == 200
