@@ -134,6 +134,28 @@ def test_a_signal_that_comes_while_the_proxy_is_imported_reaches_the_command():
         child.stdout.close()
 
 
+TOLD_AT_ONCE = """
+import os, signal, sys, time
+from sbxproxy.capture.starting import Started
+def go(self, _then=Started.go):
+    _then(self)
+    while not os.path.exists(sys.argv[-1]):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+Started.go = go
+from sbxproxy.cli import main
+main()
+"""
+
+
+def test_a_signal_that_comes_as_soon_as_the_command_runs_reaches_it(tmp_path):
+    """Who has seen a line of its may send one before anything else has happened here."""
+    trap = "trap 'echo told; exit 9' TERM; touch \"$0\"; while :; do sleep 0.05; done"
+    argv = [sys.executable, "-c", TOLD_AT_ONCE, "run", "--policy", "deny-all", "--", "sh", "-c", trap, tmp_path / "up"]
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert (done.stdout, done.returncode) == ("told\n", 9), done.stderr
+
+
 def test_what_connects_at_once_is_served():
     """Its connection waits until there is who serves it, and is then decided on like any other."""
     code = "import socket; s = socket.create_connection(('192.0.2.1', 443), 20); s.settimeout(20); s.sendall(b'x' * 9); s.recv(1)"

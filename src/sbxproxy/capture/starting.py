@@ -100,7 +100,7 @@ class Started:
         process: the program.
         control: the socket that it speaks by.
         pidfd: tells of its end; -1 when this has been closed or taken over.
-        sockets: the listening sockets, once ``go`` has received them.
+        sockets: the listening sockets, once ``await_sandbox`` or ``go`` has received them.
         pid: the command's process id, once ``go`` has let it be executed.
     """
 
@@ -112,16 +112,26 @@ class Started:
         self.sockets: tuple[socket.socket, ...] = ()
         self.pid = 0
 
+    def await_sandbox(self) -> None:
+        """Wait until the sandbox is there; again is harmless.
+
+        Raises:
+            CaptureUnavailable: a step failed.
+        """
+        if self.sockets:
+            return
+        message = self._receive()
+        if message.kind != "F":
+            raise early_end(self.wait())
+        self.sockets = message.sockets
+
     def go(self) -> None:
         """Wait until the sandbox is there, and have the command executed. Its connections wait for whoever takes this over.
 
         Raises:
             CaptureUnavailable: a step failed, and the command was not executed.
         """
-        message = self._receive()
-        if message.kind != "F":
-            raise early_end(self.wait())
-        self.sockets = message.sockets
+        self.await_sandbox()
         with suppress(ConnectionError):
             self.control.send(b"G")
         message = self._receive()

@@ -116,9 +116,14 @@ def _run(
 ) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     if _settled(configuration, reading):
-        started.go()
-        # From now on signals are the command's, and wait until there is somebody to pass them on.
+        started.await_sandbox()
+        # From when the command may run signals are its own, and wait until there is somebody to pass them on.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            started.go()
+        except BaseException:  # nothing was run
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
         try:
             with _Watch(started):
                 import_module("sbxproxy.cli.attending")
