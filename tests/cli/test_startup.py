@@ -4,6 +4,8 @@ import os
 import select
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,10 +90,16 @@ def test_the_version_takes_neither_loop_nor_proxy():
 
 
 def test_when_a_proxy_listens_what_carries_connections_is_not_yet_imported():
-    """It is loaded in a thread, so that no connection waits for another's."""
+    """It is loaded in a thread, so that no connection waits for another's; here not before the start has been looked at."""
     code = (
         "import sys, trio\n"
         "from sbxproxy import Proxy\n"
+        "from sbxproxy.loading import Loading\n"
+        "finish, told = Loading.finish, trio.Event()\n"
+        "async def finish_later(self):\n"
+        "    await told.wait()\n"
+        "    await finish(self)\n"
+        "Loading.finish = finish_later\n"
         "async def main():\n"
         "    async with trio.open_nursery() as nursery:\n"
         "        proxy = Proxy()\n"
@@ -99,6 +107,7 @@ def test_when_a_proxy_listens_what_carries_connections_is_not_yet_imported():
         "        sandbox = proxy.create_sandbox('s', policy='deny-all')\n"
         "        await nursery.start(sandbox.serve, await trio.open_tcp_listeners(0, host='127.0.0.1'))\n"
         "        print('LOADED', *sys.modules)\n"
+        "        told.set()\n"
         "        with trio.fail_after(30):\n"
         "            while 'sbxproxy.connection.story' not in sys.modules: await trio.sleep(0.01)\n"
         "        nursery.cancel_scope.cancel()\n"
@@ -210,8 +219,6 @@ async def test_modules_are_loaded_once_in_a_thread_and_whoever_comes_meanwhile_w
 
     (tmp_path / "sbx_slow.py").write_text("import threading, time\ntime.sleep(0.2)\nBY = threading.current_thread()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import threading
-
     loading = Loading("sbx_slow")
     try:
         async with trio.open_nursery() as nursery:
@@ -227,13 +234,19 @@ async def test_modules_are_loaded_once_in_a_thread_and_whoever_comes_meanwhile_w
 async def test_loading_that_is_cancelled_is_taken_up_again(tmp_path, monkeypatch):
     import trio
 
-    for name in ("sbx_one", "sbx_two"):
-        (tmp_path / f"{name}.py").write_text("import time\ntime.sleep(0.2)\n")
+    (tmp_path / "sbx_one.py").write_text("import sbx_gate\nsbx_gate.begun.set()\nassert sbx_gate.cancelled.wait(60)\n")
+    (tmp_path / "sbx_two.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
+    gate = SimpleNamespace(begun=threading.Event(), cancelled=threading.Event())
+    monkeypatch.setitem(sys.modules, "sbx_gate", gate)
     loading = Loading("sbx_one", "sbx_two")
     try:
-        with trio.move_on_after(0.05):
-            await loading.finish()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loading.finish)
+            while not gate.begun.is_set():
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+            gate.cancelled.set()
         assert "sbx_two" not in sys.modules
         await loading.finish()
         assert "sbx_two" in sys.modules
