@@ -46,6 +46,16 @@ class Terminal:
         before, _, self.shown = self.shown.partition(text)
         return before
 
+    def foreground(self):
+        """The process group that the keyboard belongs to."""
+        return os.tcgetpgrp(self.descriptor)
+
+    def wait_for_foreground(self, group):
+        deadline = time.monotonic() + 30
+        while self.foreground() != group:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def close(self):
         os.close(self.descriptor)
         os.waitpid(self.pid, 0)
@@ -79,11 +89,12 @@ def test_in_a_pipeline_the_command_shares_the_group_of_its_neighbours(bash):
 def test_a_stopped_command_stops_the_job_and_fg_continues_it(bash):
     bash.type(run_line(SLEEPER) + "; echo code $?\n")
     bash.expect("up\r\n")
+    theirs = bash.foreground()
     bash.type("\x1a")
     bash.expect("Stopped")
+    assert bash.foreground() != theirs
     bash.type("fg\n")
-    bash.expect("run")
-    time.sleep(0.5)
+    bash.wait_for_foreground(theirs)
     bash.type("\x03")
     bash.type("echo after $?\n")
     bash.expect("after 130")
