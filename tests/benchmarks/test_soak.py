@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,10 @@ def test_an_interrupt_ends_it_and_all_it_started():
         assert "seed" in process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(5)
-        started = _descendants(process.pid)
-        assert started
+        deadline = time.monotonic() + 60
+        while not (started := _descendants(process.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
