@@ -92,6 +92,13 @@ def tree(pid):
     return found
 
 
+def sleeps(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\0")
+    except OSError:
+        return False
+
+
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -112,9 +119,10 @@ def test_x9_a_killed_program_leaves_nothing_running_and_no_file_for_long(mode, w
     process = subprocess.Popen([*run, "sh", "-c", script], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env, cwd="/")
     try:
         assert process.stdout.readline() == b"up\n"
-        time.sleep(0.3)
-        family = tree(process.pid)
-        assert len(family) >= 6  # the program, two helpers, two shells and their sleeps
+        deadline = time.monotonic() + 30
+        while len(family := tree(process.pid)) < 7 or sum(map(sleeps, family)) < 2:
+            assert time.monotonic() < deadline, family  # the program, two helpers, two shells and their sleeps
+            time.sleep(0.02)
         if whom == "program":
             process.kill()
         else:

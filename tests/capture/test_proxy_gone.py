@@ -10,7 +10,7 @@ import pytest
 from support.captured import MODES, as_user, environment
 
 PROXY = """
-import sys, trio, sbxproxy
+import sys, trio, trio.testing, sbxproxy
 from functools import partial
 async def main():
     proxy = sbxproxy.Proxy()
@@ -22,7 +22,7 @@ async def main():
         await trio.to_thread.run_sync(sys.stdin.readline)
         if sys.argv[2] == "closed":
             await sandbox.aclose()
-            await trio.sleep(0.2)  # what serves is cancelled, and closes its sockets in its own turn
+            await trio.testing.wait_all_tasks_blocked(0.2)  # what serves is cancelled, and closes its sockets in its own turn
             print("closed", flush=True)
             await trio.to_thread.run_sync(sys.stdin.readline)
         nursery.cancel_scope.cancel()

@@ -48,12 +48,14 @@ def server(outer, *argv):
         outer.internet(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        for _ in range(100):
+        for _ in range(600):
             listening = subprocess.run(outer.internet(["cat", "/proc/net/udp"]), capture_output=True, text=True).stdout
             if ":0035 " in listening:
                 break
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
+        else:
+            pytest.fail("it does not listen")
         yield
     finally:
         process.kill()
