@@ -10,9 +10,11 @@ import os
 from collections.abc import Generator
 
 import pytest
+import trio.testing
 from hypothesis import HealthCheck, settings
 
 from sbxproxy.settings import Settings
+from support.clock import make_patient
 from support.programs import FOR_ROOT, takes_root
 
 # How long an example takes is the machine's: its first one may import what the others need, or meet a moment without a processor.
@@ -27,6 +29,12 @@ if os.environ.get("SBXPROXY_ENGINE") == "0":
 def root() -> None:
     """For tests that take root."""
     takes_root()
+
+
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """A clock that jumps only when sockets and threads have been quiet for a while too."""
+    return make_patient()
 
 
 def _is_for_root(error: BaseException | None) -> bool:

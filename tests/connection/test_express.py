@@ -18,6 +18,7 @@ from sbxproxy.connection.express import Express
 from sbxproxy.fronts.ask import ListenerAuth, StreamAsk
 from sbxproxy.testing.hello import client_hello
 from sbxproxy.wire.postgres import SSL_REQUEST
+from support.clock import make_patient
 from support.passages import (
     ESTABLISHED,
     HANGS,
@@ -265,7 +266,7 @@ def test_a_program_and_observers_can_not_tell_the_ways_apart(name: str) -> None:
                 assert way == scene.way or not scene.way
                 assert all(event.reason != "internal-error" for event in pair.closed())
 
-    trio.run(play, clock=trio.testing.MockClock(autojump_threshold=0.1) if scene.jump else None)
+    trio.run(play, clock=make_patient(0.1) if scene.jump else None)
 
 
 PORT = b"PORT"

@@ -106,7 +106,7 @@ async def test_r9_datagrams_from_elsewhere_are_not_even_seen():
         async with open_nameserver(lambda query, over_tcp: None) as server, trio.open_nursery() as nursery:
             nursery.start_soon(forge, server, elsewhere)
             with pytest.raises(UpstreamResolveError):
-                await ask(forwarder([server.address], time=1.0))
+                await ask(forwarder([server.address], time=3.0))
             assert sent.is_set()
 
 
@@ -162,8 +162,7 @@ async def test_r12_a_dead_server_is_passed_over():
             assert data(await ask(forwarder([silent, server.address], time=4.0))) == [b"\x03yes"]
 
 
-async def test_r12_with_all_dead_there_are_two_tries_and_one_deadline(autojump_clock):
-    autojump_clock.autojump_threshold = 0.2
+async def test_r12_with_all_dead_there_are_two_tries_and_one_deadline(patient_clock):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dead:
         dead.bind(("127.0.0.1", 0))
         start = trio.current_time()
@@ -177,8 +176,7 @@ async def test_r12_with_all_dead_there_are_two_tries_and_one_deadline(autojump_c
     assert (caught.value.reason, caught.value.status) == ("resolve-timeout", 504)
 
 
-async def test_r12_a_closed_port_is_told_at_once(autojump_clock):
-    autojump_clock.autojump_threshold = 0.5
+async def test_r12_a_closed_port_is_told_at_once(patient_clock):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
         closed.bind(("127.0.0.1", 0))
         where = ip_address("127.0.0.1"), closed.getsockname()[1]
@@ -197,9 +195,7 @@ async def test_r8_a_malformed_answer_is_none():
     assert caught.value.reason == "resolver-failed"
 
 
-async def test_r5_answers_are_kept_for_their_lifetime_and_denials_shortly(autojump_clock):
-    autojump_clock.autojump_threshold = 0.2
-
+async def test_r5_answers_are_kept_for_their_lifetime_and_denials_shortly(patient_clock):
     def behave(query, _):
         name = query.question[0].name.to_text()
         if name.startswith("no."):
