@@ -17,6 +17,7 @@ from sbxproxy.net.sockets import abort
 from sbxproxy.tls.descriptor import Descriptor
 from sbxproxy.tls.stream import TlsStream
 from support.certs import Leaf, Root
+from support.clock import until_stuck
 from support.tls_pairs import NAME, client_context, handshake_both
 
 
@@ -204,7 +205,7 @@ async def test_an_end_right_behind_data_is_not_lost(leaf, tls):
     await client.send_all(bytes(5000))
     client._connection.shutdown()
     await trio.sleep(0.05)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert len(await server.receive_some()) == 5000
         assert await server.receive_some() == b""
     assert not server.truncated
@@ -216,7 +217,7 @@ async def test_a_cut_right_behind_data_is_not_lost(leaf, tls):
     await client.send_all(bytes(5000))
     client.transport.close()
     await trio.sleep(0.05)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert len(await server.receive_some()) == 5000
         assert await server.receive_some() == b""
     assert server.truncated
@@ -281,9 +282,7 @@ async def test_data_before_damage_is_delivered(leaf, tls, good):
 
 async def test_a_cancelled_send_leaves_a_stream_that_can_only_be_read(leaf, tls):
     client, server = await direct_pair(leaf, tls=tls, buffers=4096)
-    with trio.move_on_after(0.05) as scope:
-        await client.send_all(bytes(1_000_000))
-    assert scope.cancelled_caught
+    await until_stuck(client.send_all, bytes(1_000_000))
     for send in (client.send_all, client.send_at_once):
         with pytest.raises(trio.BrokenResourceError, match="failed before"):
             await send(b"x")

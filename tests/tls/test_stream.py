@@ -14,6 +14,7 @@ from OpenSSL import SSL
 
 from sbxproxy.tls.stream import TlsStream
 from support.certs import Leaf, Root
+from support.clock import until_stuck
 from support.tls_pairs import NAME, Recorder, Shuffler, client_context, handshake_both, tls_pair
 
 
@@ -331,8 +332,7 @@ async def test_u6_renegotiation_is_refused_to_servers_too(leaf):
     while len(got) < len("beforeafter"):
         got += await client.receive_some()
     assert got == b"beforeafter"
-    with trio.move_on_after(0.01):
-        await client.receive_some()  # the answer goes out when the reader is about to wait
+    await until_stuck(client.receive_some)  # the answer goes out when the reader is about to wait
     peer.bio_write(await right.receive_some())
     with pytest.raises(SSL.Error, match="no renegotiation"):
         peer.recv(100)
@@ -445,8 +445,7 @@ async def test_a_cancelled_send_ends_sending_and_leaves_reading(leaf, tls):
     client, server = await tls_pair(leaf.context(tls=tls), wrap=Recorder)
     await server.send_all(b"413")
     client.transport.stuck = True
-    with trio.move_on_after(0.01):
-        await client.send_all(b"a large body")
+    await until_stuck(client.send_all, b"a large body")
     client.transport.stuck = False
     with pytest.raises(trio.BrokenResourceError, match="failed before"):
         await client.send_all(b"more of it")
