@@ -184,7 +184,7 @@ class TestFile:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         for path in (pipe, tmp_path, "/dev/zero"):
-            with trio.fail_after(10), pytest.raises(SecretError, match="not a regular file"):
+            with trio.fail_after(30), pytest.raises(SecretError, match="not a regular file"):
                 await FileSource(path).get("t")
 
     async def test_many_readers_at_once_all_get_the_value(self, tmp_path):
@@ -256,7 +256,7 @@ class TestCommand:
         assert (await source.get("t")).reveal() == VALUE
 
     async def test_it_does_not_read_our_standard_input(self):
-        with trio.fail_after(10), pytest.raises(SecretError, match="empty"):
+        with trio.fail_after(30), pytest.raises(SecretError, match="empty"):
             await CommandSource(["cat"]).get("t")
 
 

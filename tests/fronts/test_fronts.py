@@ -128,7 +128,7 @@ async def test_a_client_that_goes_on_after_its_refusal_holds_its_place_for_a_sec
         stream = await firewall.open()
         await stream.send_all(b"CONNECT / HTTP/1.1\r\n\r\n")
         began = trio.current_time()
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             assert (await until_end(stream))[1] == "eof"
             with pytest.raises(trio.BrokenResourceError):
                 while True:
@@ -398,7 +398,7 @@ async def test_l8_socks_with_a_wrong_password_is_refused(user: tuple[str, str], 
         assert await exactly(stream, 2) == b"\x05\x02"
         name, password = (part.encode() for part in user)
         await stream.send_all(b"\x01" + bytes((len(name),)) + name + bytes((len(password),)) + password)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             answer, _ = await until_end(stream)
         assert answer in {b"\x01\x01", b""}
         event = await firewall.next_closed()
@@ -545,7 +545,7 @@ async def test_a_server_that_speaks_first_is_heard_through_an_allowed_range(tmp_
                 assert (await connect(stream, f"127.0.0.1:{origin.port}"))[0] == 200
             else:
                 assert await socks5(stream, "127.0.0.1", origin.port) == 0
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 assert await exactly(stream, 11) == b"220 ready\r\n"
             await stream.send_all(b"EHLO")
             assert await until_end(stream) == (b"got EHLO", "eof")
@@ -582,7 +582,7 @@ async def test_t18_a_request_head_that_dribbles_in_is_cut_off_in_all(tmp_path: P
 
     async with open_firewall("allow-all", directory=tmp_path, limits=Limits(first_bytes=0.5)) as firewall:
         stream = await firewall.open()
-        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+        with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
             while True:
                 await stream.send_all(b"C")
                 await trio.sleep(0.1)

@@ -231,7 +231,7 @@ async def test_a_large_body_at_hand_and_its_echo_do_not_wait_for_each_other(nurs
         client_pair=trio.testing.memory_stream_pair,
         on_request=lambda sent: replace(sent, body=b"x" * size) if sent.method == "PUT" else sent,
     )
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         client = world.client()
         if reused:
             await client.send_all(request())

@@ -53,7 +53,7 @@ async def _conversation(nursery, raw: bytes, answer: bytes, kind: type[World] = 
     for _ in range(3):
         try:
             await client.send_all(raw)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 got += await read_until(client, lambda data: _is_whole(data, head_only=raw.startswith(b"HEAD")))
         except (trio.BrokenResourceError, AssertionError):
             break
@@ -358,7 +358,7 @@ async def test_cancelled_on_the_short_way_the_upstream_connection_is_closed(nurs
         await client.send_all(request())
         await trio.testing.wait_all_tasks_blocked()
         inner.cancel_scope.cancel()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await closed.wait()
     assert [record.reason for record in world.records] == ["ok", "cut"]
     assert len(world.pool) == 0

@@ -35,7 +35,7 @@ async def test_an_event_passes_before_the_next_is_sent(nursery):
     world = World(nursery, upstream, pair=trio.testing.lockstep_stream_pair)
     client = world.client()
     await client.send_all(request())
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await read_until(client, HEAD_END)
         for number in range(5):
             await read_until(client, b"data: %d\n\n\r\n" % number)
@@ -169,7 +169,7 @@ async def test_a_malformed_chunk_in_the_middle_is_400_and_the_upstream_sees_no_e
     await client.send_eof()
     answer = await read_all(client)
     assert answer.startswith(b"HTTP/1.1 400 ")
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await broke.wait()
         await world.over.wait()
     assert b"0\r\n\r\n" not in got

@@ -58,7 +58,7 @@ class Firewall:
 
     async def next_closed(self, count: int = 1) -> FlowClosed:
         """Wait for the end of the *count*-th flow."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.closed()) < count:
                 await trio.sleep(0.005)
         return self.closed()[count - 1]

@@ -239,7 +239,7 @@ async def test_a_policy_stage_and_a_handler_work_together(nursery):
     await nursery.start(network.run)
     await nursery.start(proxy.run)
     sandbox = proxy.create_sandbox("test", policy={"subnets": {"allow": ["1.2.3.0/24"]}})
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with await network.connect(sandbox, "1.2.3.4", 22) as stream:
             await stream.send_all(b"SSH-2.0-x\r\n")
             received = b""

@@ -46,7 +46,7 @@ async def crowd(turns, clock, *, many: int, each: float) -> list[int]:
 
 async def test_x3_a_turn_has_no_more_long_steps_than_its_budget(clock):
     """However many shake hands, a tunnel waits for about a millisecond of it."""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         after = await crowd(Turns(clock=clock), clock, many=100, each=BUDGET / 2)
     steps = [now - before for before, now in zip([0, *after], after, strict=False)]
     # Two of half the budget use it up; chance may put the end of one turn's and the beginning of the next one's together.
@@ -55,7 +55,7 @@ async def test_x3_a_turn_has_no_more_long_steps_than_its_budget(clock):
 
 
 async def test_a_step_longer_than_the_budget_is_alone_in_its_turn(clock):
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         after = await crowd(Turns(clock=clock), clock, many=20, each=BUDGET * 3)
     steps = [now - before for before, now in zip([0, *after], after, strict=False)]
     assert max(steps) <= 2
@@ -75,7 +75,7 @@ async def test_a_step_that_fails_counts_and_gives_its_turn_on(clock):
         async with turns:
             clock.now += BUDGET
             raise KeyError
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert (await crowd(turns, clock, many=10, each=BUDGET))[-1] == 10
 
 
@@ -90,7 +90,7 @@ async def test_cancelled_tasks_leave_the_others_their_turn(clock):
             done.append(number)
 
     scopes = [trio.CancelScope() for _ in range(30)]
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for number, scope in enumerate(scopes):
                 nursery.start_soon(work, scope, number)
