@@ -207,7 +207,7 @@ server.stop(0)
 GRPC_CLIENT = """
 import grpc, sys
 with grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials()) as channel:
-    print(channel.unary_unary("/test.Test/Seen")(b"", timeout=8).decode())
+    print(channel.unary_unary("/test.Test/Seen")(b"", timeout=30).decode())
 """
 
 

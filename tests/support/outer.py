@@ -187,7 +187,7 @@ def open_outer(*sockets: tuple[str, str, int]) -> Iterator[Outer]:
     user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as meeting:
         path, resolver = str(Path(directory, "outer")), Path(directory, "resolv.conf")
-        resolver.write_text(f"nameserver {RESOLVER}\noptions timeout:1 attempts:1\n")
+        resolver.write_text(f"nameserver {RESOLVER}\noptions timeout:10 attempts:2\n")
         resolver.chmod(0o644)
         os.chmod(directory, 0o755)
         meeting.bind(path)
