@@ -343,12 +343,12 @@ async def test_x14_thousands_of_denials_cost_one_short_line_each() -> None:
     lines = io.StringIO()
     log = JsonLines(lines)
     async with open_box("deny-all", observers=[log]) as box:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(1000):
             near, far = trio.testing.memory_stream_pair()
             await near.aclose()
             await box.sandbox.handle(far, ("x" * 60 + ".example.com", 443))
-        assert time.perf_counter() - began < 20
+        assert time.process_time() - began < 20
     assert log.close()
     written = lines.getvalue().splitlines()
     assert len(written) == 1000

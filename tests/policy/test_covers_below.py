@@ -52,8 +52,8 @@ def test_r6_it_is_what_trying_names_below_shows(patterns, name):
 
 def test_many_names_are_no_slower():
     policy = Policy.parse({"allow": [f"host{n}.part{n % 997}.example.com" for n in range(100_000)]})
-    started = time.monotonic()
+    started = time.process_time()
     for n in range(20_000):
         assert policy.covers_below(f"part{n % 997}.example.com")
         assert not policy.covers_below(f"host{n}.other.example.com")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

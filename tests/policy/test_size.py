@@ -21,9 +21,9 @@ def policy() -> Policy:
     """A third wildcards, and ranges that don't touch."""
     names = [f"*.w{n}.example.org" if n % 3 == 0 else f"host{n}.example{n % 997}.com" for n in range(COUNT)]
     ranges = [f"{1 + n % 200}.{n >> 8 & 255}.{n & 255}.128/25" for n in range(COUNT)]
-    started = time.monotonic()
+    started = time.process_time()
     loaded = Policy.parse({"allow": names, "subnets": {"allow": ranges}})
-    assert time.monotonic() - started < HANG
+    assert time.process_time() - started < HANG
     return loaded
 
 
@@ -51,8 +51,8 @@ def test_decisions_among_a_hundred_thousand(policy: Policy, host: str, address: 
 
 def test_many_decisions_do_not_scan(policy: Policy):
     """Ten thousand of them; a look at every entry would take minutes."""
-    started = time.monotonic()
+    started = time.process_time()
     for n in range(10_000):
         name = Hostname(f"x.w{n}.example.org")
         judge(policy, Facts(host=name, port=443, wire=Wire.TLS, server_name=name), Boundary())
-    assert time.monotonic() - started < HANG
+    assert time.process_time() - started < HANG
