@@ -311,6 +311,45 @@ class TestAtHand:
             await secrets.get("a")
         assert secrets.at_hand("a") is None
 
+    @pytest.mark.parametrize("later", ["two", None])
+    async def test_a_look_at_a_file_that_was_overtaken_is_not_kept(self, later, tmp_path):
+        """One that began later saw it rotated, or gone."""
+
+        class Slow(FileSource):
+            def _read(self, kept):
+                found = super()._read(kept)
+                if found[1] == Secret("one"):
+                    trio.from_thread.run_sync(has_read.set)
+                    trio.from_thread.run(may_tell.wait)
+                return found
+
+        has_read, may_tell = trio.Event(), trio.Event()
+        path = tmp_path / "token"
+        path.write_text("one")
+        os.utime(path, (1, 1))
+        source = Slow(path)
+        overtaken = []
+
+        async def look():
+            overtaken.append(await source.get("a"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await has_read.wait()
+            path.unlink()
+            if later is None:
+                with pytest.raises(SecretError):
+                    await source.get("a")
+            else:
+                path.write_text(later)
+                os.utime(path, (1, 1))
+                assert await source.get("a") == Secret(later)
+            kept = source._kept
+            may_tell.set()
+        assert overtaken == [Secret("one")]
+        assert source._kept is kept
+        assert (kept is None) == (later is None)
+
     async def test_what_a_command_printed_is_until_it_is_too_old(self):
         source = CommandSource(python(f"print('{VALUE}')"), ttl=1000)
         secrets = Secrets({"a": source})

@@ -192,14 +192,19 @@ class FileSource:
             version, content, settled = await trio.to_thread.run_sync(self._read, self._kept, abandon_on_cancel=True)
             value = checked(name, content)
         except OSError as error:
-            self._kept = None
+            self._keep(None, began)
             raise SecretError(f"secret {name!r}: can't read {self.path}: {error.strerror}") from None
         except SecretError:
-            self._kept = None
+            self._keep(None, began)
             raise
-        self._kept = (version, value) if settled else None
-        self._fresh_until, self._clock = began + FRESH, current_clock()
+        self._keep((version, value) if settled else None, began)
         return value
+
+    def _keep(self, found: tuple[_Version, Secret] | None, began: float) -> None:
+        """Keep what a look *found* that *began* then, unless one that began later came back earlier."""
+        clock, until = current_clock(), began + FRESH
+        if clock is not self._clock or until >= self._fresh_until:
+            self._kept, self._fresh_until, self._clock = found, until, clock
 
     def at_hand(self, name: str) -> Secret | None:  # noqa: ARG002
         """Return the content if it was looked at a moment ago."""
