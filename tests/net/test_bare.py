@@ -12,7 +12,7 @@ from hypothesis import given
 from sbxproxy.net.bare import BareStream
 from sbxproxy.net.sockets import abort, bare_socket, close_now, drop, socket_below
 from support.peeking import CHUNKS, STEPS, check_order
-from support.tcp import open_descriptors, receive_all
+from support.tcp import clogged_pair, open_descriptors, receive_all
 
 
 def pair(*, buffers: int | None = None) -> tuple[BareStream, BareStream]:
@@ -47,13 +47,8 @@ async def test_it_behaves_as_trio_demands_of_half_closeable_streams():
         return pair()
 
     async def make_clogged():
-        near, far = pair(buffers=16 * 1024)
-        for end in (near, far):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(end.send_all, bytes(10_000_000))
-                await trio.testing.wait_all_tasks_blocked(0.1)
-                nursery.cancel_scope.cancel()
-        return near, far
+        near, far = clogged_pair()
+        return BareStream(near), BareStream(far)
 
     await trio.testing.check_half_closeable_stream(make, make_clogged)
 

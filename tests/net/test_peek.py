@@ -9,7 +9,7 @@ from hypothesis import given
 
 from sbxproxy.net.peek import HalfCloseablePeekedStream, PeekedStream, peekable
 from support.peeking import CHUNKS, STEPS, check_order
-from support.tcp import fill_up, receive_all, receive_exactly, reset, tcp_pair
+from support.tcp import clogged_pair, receive_all, receive_exactly, reset, tcp_pair
 
 
 async def test_bytes_peeked_at_are_received_again():
@@ -236,9 +236,7 @@ async def test_it_behaves_as_trio_demands_of_half_closeable_streams():
         return peekable(near), peekable(far)
 
     async def make_clogged():
-        near, far = tcp_pair(buffers=16 * 1024)
-        for end in (near, far):
-            await fill_up(end, 0.1)
+        near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in clogged_pair())
         return peekable(near), peekable(far)
 
     await trio.testing.check_half_closeable_stream(make, make_clogged)

@@ -7,7 +7,7 @@ import select
 import socket
 import struct
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -60,6 +60,17 @@ def tcp_pair(*, buffers: int | None = None) -> tuple[trio.SocketStream, trio.Soc
 
 def unix_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     return tuple(trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+
+
+def clogged_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a Unix connection that take not one byte more; those of TCP find room again a while later, by timers of their own."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                end.send(bytes(64 * 1024))
+    return ends
 
 
 def reset(stream: trio.SocketStream) -> None:

@@ -31,7 +31,10 @@ def tls(request) -> int:
     return request.param
 
 
-def bare_pair(*, buffers: int | None = None) -> tuple[BareStream, BareStream]:
+Ends = tuple[BareStream, BareStream]
+
+
+def bare_pair(*, buffers: int | None = None) -> Ends:
     """Two ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         if buffers:
@@ -50,18 +53,30 @@ def bare_pair(*, buffers: int | None = None) -> tuple[BareStream, BareStream]:
     return BareStream(near), BareStream(far)
 
 
-async def new_pair(leaf: Leaf, *, tls: int | None = None, buffers: int | None = None) -> tuple[TlsStream, TlsStream]:
-    """Return (client, server), both through their handshake."""
-    left, right = bare_pair(buffers=buffers)
+def unix_ends() -> Ends:
+    """Two ends of a connection that is full when it says so; TCP finds room again a while later, by timers of its own."""
+    near, far = socket.socketpair()
+    for sock in (near, far):
+        sock.setblocking(False)
+    return BareStream(near), BareStream(far)
+
+
+async def new_pair(
+    leaf: Leaf, *, tls: int | None = None, buffers: int | None = None, ends: Ends | None = None
+) -> tuple[TlsStream, TlsStream]:
+    """Return (client, server), both through their handshake, over *ends* or a new connection."""
+    left, right = ends or bare_pair(buffers=buffers)
     client = TlsStream(left, client_context(tls=tls), server_side=False, server_name=NAME, sock=left.socket)
     server = TlsStream(right, leaf.context(tls=tls), server_side=True, sock=right.socket)
     await handshake_both(client, server)
     return client, server
 
 
-async def direct_pair(leaf: Leaf, *, tls: int | None = None, buffers: int | None = None) -> tuple[TlsStream, TlsStream]:
+async def direct_pair(
+    leaf: Leaf, *, tls: int | None = None, buffers: int | None = None, ends: Ends | None = None
+) -> tuple[TlsStream, TlsStream]:
     """Return (client, server), both with OpenSSL on their sockets."""
-    client, server = await new_pair(leaf, tls=tls, buffers=buffers)
+    client, server = await new_pair(leaf, tls=tls, buffers=buffers, ends=ends)
     for _ in range(2):  # the server's tickets go out with its first bytes; only then is there nothing held back
         for one, other in ((client, server), (server, client)):
             async with trio.open_nursery() as nursery:
@@ -94,16 +109,11 @@ async def test_it_conforms_to_trio(leaf, tls):
         return await direct_pair(leaf, tls=tls)
 
     async def make_clogged():
-        client, server = await direct_pair(leaf, tls=tls, buffers=65536)
-        full = 0
-        while full < 5:  # the kernel moves some on to the other end's buffer
-            full += 1
-            for stream in (client, server):
-                with suppress(SSL.WantWriteError):
-                    while True:
-                        stream._connection.send(b"x")
-                        full = 0
-            await trio.sleep(0.02)
+        client, server = await direct_pair(leaf, tls=tls, ends=unix_ends())
+        for stream in (client, server):
+            with suppress(SSL.WantWriteError):
+                while True:
+                    stream._connection.send(b"x")
         return client, server
 
     await trio.testing.check_two_way_stream(make, make_clogged)
