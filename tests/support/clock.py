@@ -43,8 +43,8 @@ def make_patient(seconds: float = 0.2) -> trio.testing.MockClock:
     return clock
 
 
-async def until_stuck(function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-    """Call *function*, which must not return by itself, and cancel it when no task has anything to do any more."""
+async def until_stuck(function: Callable[..., Awaitable[Any]], *arguments: Any, cushion: float = 0.02) -> None:
+    """Call *function*, which must not return by itself, and cancel it when no task has had anything to do for *cushion* seconds."""
     returned = False
 
     async def call() -> None:
@@ -54,6 +54,6 @@ async def until_stuck(function: Callable[..., Awaitable[Any]], *arguments: Any) 
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
-        await trio.testing.wait_all_tasks_blocked(0.02)
+        await trio.testing.wait_all_tasks_blocked(cushion)
         assert not returned
         nursery.cancel_scope.cancel()

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import trio
-import trio.testing
+
+from support.clock import until_stuck
 
 
 @dataclass
@@ -104,7 +105,7 @@ def black_hole(host: str, port: int):
             yield
 
 
-async def fill_up(stream: trio.SocketStream, cushion: float = 0.25) -> int:
+async def fill_up(stream: trio.SocketStream) -> int:
     """Send until nothing is taken any more; returns how much was.
 
     That is so when no task has anything to do: a send may also take long because this process had no processor.
@@ -116,10 +117,7 @@ async def fill_up(stream: trio.SocketStream, cushion: float = 0.25) -> int:
         while True:
             accepted += await stream.socket.send(bytes(64 * 1024))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send)
-        await trio.testing.wait_all_tasks_blocked(cushion)
-        nursery.cancel_scope.cancel()
+    await until_stuck(send, cushion=0.25)
     return accepted
 
 
