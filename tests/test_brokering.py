@@ -313,6 +313,30 @@ async def test_l2_a_credential_that_the_policy_no_longer_has_is_not_sent(tmp_pat
     assert (seen.method, seen.body, seen.one("authorization"), seen.one("x")) == ("POST", b"ab", None, "y")
 
 
+async def test_l2_nor_is_one_whose_request_waited_for_a_connection(tmp_path: Path) -> None:
+    async def dial(addresses: Any, port: int) -> Any:
+        if not going.is_set():
+            dialling.set()
+            await going.wait()
+        return await trio.open_tcp_stream(str(addresses[0]), port), addresses[0]
+
+    dialling, going = trio.Event(), trio.Event()
+    going.set()
+    origin = Origin((NAME,))
+    policy = {"allow": _inject()}
+    async with open_firewall(policy, origin, directory=tmp_path, secrets={"k": CANARY}, dialer=dial) as firewall:
+        tls = await _open(firewall, NAME, origin.port)
+        assert (await request(tls, f"{NAME}:{origin.port}"))[0] == 200
+        await firewall.sandbox.update_policy(policy)  # drops the connection that was kept
+        going = trio.Event()
+        await tls.send_all(f"GET / HTTP/1.1\r\nHost: {NAME}:{origin.port}\r\n\r\n".encode())
+        await dialling.wait()
+        await firewall.sandbox.update_policy({"allow": {NAME: [{"transform": [{"headers": {"x": "y"}}]}]}})
+        going.set()
+        assert (await read_head(tls)).startswith(b"HTTP/1.1 403 ")
+    assert [seen.one("authorization") for seen in origin.requests] == [f"Bearer {CANARY}"]
+
+
 async def test_a_request_that_no_rule_matches_goes_out_without_a_credential(tmp_path: Path) -> None:
     origin = Origin((NAME,))
     rules = _inject()
